@@ -1,0 +1,55 @@
+# Needs Python 3.11 to 3.13 and make. Every target makes the environment that it
+# runs in, when that is missing or older than what defines it.
+PYTHON ?= python3
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+TORCH = torch==2.13.0
+EXTRAS = demo,dev
+
+# $(call create,FOLDER,CONSTRAINTS,EXTRAS). Torch first and by its exact version, so that
+# pip takes the build that this machine's index offers for it and nothing replaces it later.
+define create
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("expected Python 3.11 to 3.13, found %d.%d; run: make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "Installing into $(1): the first time takes a few minutes"
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python $(PIP_INSTALL) --constraint $(2) $(TORCH)
+	@$(1)/bin/python $(PIP_INSTALL) --constraint $(2) --editable ".[$(3)]"
+	@touch $(1)/.stamp
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench-accuracy clean distclean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
+		do printf '%-24s %s\n' "$$target" "$$text"; done
+
+demo: .venv/.stamp ## Train on the documentation of the installed packages, then ask it questions
+	@.venv/bin/python -m examples.api_search
+
+test: .venv/.stamp ## Run all tests
+	@.venv/bin/python -m pytest
+
+lint: .venv/.stamp ## Check style and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: .venv/.stamp ## Bring the code into shape, where that can be done by program
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+bench-accuracy: .venv-bench/.stamp ## Measure accuracy beside peers; needs MANYWORLDS_DATA; resumable
+	@.venv-bench/bin/python -m benchmarks.accuracy
+
+clean: ## Remove builds and caches
+	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environments too
+	@rm -rf .venv .venv-bench
+
+.venv/.stamp: pyproject.toml constraints.txt
+	$(call create,.venv,constraints.txt,$(EXTRAS))
+
+.venv-bench/.stamp: pyproject.toml benchmarks/constraints.txt
+	$(call create,.venv-bench,benchmarks/constraints.txt,bench)

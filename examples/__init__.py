@@ -1,0 +1,1 @@
+"""Examples that run on what is already installed."""

@@ -1,0 +1,200 @@
+"""A merged ensemble that answers: the k best classes of new queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from orchestrator.ensemble.artefact import CLASSES, Artefact, Member, open_artefact
+from orchestrator.ensemble.combiners import Combiner, combiner
+from orchestrator.ensemble.names import ClassNames, class_names
+from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, full
+from workers.classifier import BucketClassifier, choose_device
+from workers.errors import DataError, StorageError
+from workers.features import Featurizer
+from workers.partition import partition_for
+from workers.shards import check_rows
+from workers.threads import Pool
+
+QUERIES = 256
+"""Queries whose bucket scores are held at a time: R * B floats each."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answers to n queries, best first."""
+
+    ids: NDArray[np.int64]
+    """(n, k) class ids; -1 where fewer than k classes are allowed."""
+    scores: NDArray[np.float32]
+    """(n, k), as the combiner defines them; -inf where there is no class."""
+    names: list[list[str]] | None
+    """The answers' names, where classes have names."""
+
+
+class Ensemble:
+    """R worlds, merged.
+
+        ensemble = Ensemble.load("runs/demo")
+        ensemble.predict(["cumulative product along an axis"], k=3).names
+
+    Args:
+        artefact: the opened folder.
+        threads: compute threads; 0: one for each CPU that the process may use.
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    def __init__(self, artefact: Artefact, *, threads: int = 0, device: str = "auto") -> None:
+        self.artefact = artefact
+        self.manifest = artefact.manifest
+        self.config = artefact.manifest.config
+        self.pool = Pool(threads)
+        self._device = choose_device(device)
+        self._classifiers = [self._open(member) for member in self.manifest.members]
+
+    @staticmethod
+    def load(uri: str, *, verify: str = "size", threads: int = 0, device: str = "auto") -> Ensemble:
+        """Open the ensemble at `uri`, or the current one of the run there.
+
+        Raises:
+            StorageError: if there is none, or it is cut short or altered.
+            SchemaError: if another version wrote it.
+        """
+        return Ensemble(open_artefact(uri, verify=verify), threads=threads, device=device)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self.config.data.classes
+
+    @property
+    def worlds(self) -> int:
+        """Number of worlds in the ensemble."""
+        return len(self.manifest.members)
+
+    @cached_property
+    def names(self) -> ClassNames | None:
+        """The classes' names, or None where they have none."""
+        if not self.manifest.has_names:
+            return None
+        path = self.artefact.storage.local(f"{self.artefact.folder}/{CLASSES}")
+        return class_names(pq.read_table(path), self.classes, str(path))
+
+    @cached_property
+    def lookup(self) -> BucketLookup:
+        """Where each class is among the worlds' buckets."""
+        return BucketLookup(
+            [
+                partition_for(self.config.partition, self.classes, self.config.seed, member.world)
+                for member in self.manifest.members
+            ],
+            self.pool,
+        )
+
+    def combiner(self, name: str | None = None) -> Combiner:
+        """Return the combiner of that name; None: the ensemble's own."""
+        return combiner(name or self.manifest.combiner)
+
+    def predict(
+        self,
+        queries: Sequence[str] | pa.Table,
+        k: int = 10,
+        *,
+        combiner: str | None = None,
+        worlds: int | None = None,
+        leave_out: ClassLists | None = None,
+        keep_to: ClassLists | None = None,
+    ) -> Prediction:
+        """Return the k best of all K classes for each query, exactly.
+
+        Args:
+            queries: texts, where the ensemble has one text column; else a table with
+                the input columns of training.
+            k: classes a query.
+            combiner: `mean`, `log`, `min` or `median`; None: the ensemble's own.
+            worlds: ask only the first of them; None: all.
+            leave_out: classes that a query must not get (already bought, say).
+            keep_to: classes that a query may get only (in stock, say).
+
+        Raises:
+            DataError: if queries lack a column or hold nulls.
+            ConfigError: for an unknown combiner.
+        """
+        chosen = self.combiner(combiner)
+        parts = [
+            full(
+                chosen.transform(probabilities),
+                self.lookup,
+                k,
+                chosen,
+                self.pool,
+                leave_out=leave_out and leave_out.of(start, stop),
+                keep_to=keep_to and keep_to.of(start, stop),
+            )
+            for start, stop, probabilities in self.probabilities(self.table(queries), worlds)
+        ]
+        ids = np.concatenate([np.empty((0, k), np.int64), *(part[0] for part in parts)])
+        scores = np.concatenate([np.empty((0, k), np.float32), *(part[1] for part in parts)])
+        return Prediction(ids, scores, self.names.of(ids) if self.names else None)
+
+    def probabilities(
+        self, table: pa.Table, worlds: int | None = None
+    ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Yield (start, stop, bucket probabilities (R, stop - start, B)) over a table's rows."""
+        self._check_worlds(worlds)
+        for start in range(0, table.num_rows, QUERIES):
+            rows = table.slice(start, QUERIES)
+            stop = start + rows.num_rows
+            yield (
+                start,
+                stop,
+                np.stack(
+                    [
+                        classifier.probabilities(featurizer.batch(rows, labels=False))
+                        for featurizer, classifier in self._classifiers[:worlds]
+                    ]
+                ),
+            )
+
+    def table(self, queries: Sequence[str] | pa.Table) -> pa.Table:
+        """Return queries as a table with the input columns of training, checked."""
+        data = self.config.data
+        if not isinstance(queries, pa.Table):
+            if data.columns(labels=False) != list(data.text[:1]):
+                raise DataError(
+                    f"expected a table with columns {', '.join(data.columns(labels=False))},"
+                    " found texts; give a pyarrow.Table"
+                )
+            queries = pa.table({data.text[0]: pa.array(list(queries), pa.large_string())})
+        missing = [n for n in data.columns(labels=False) if n not in queries.column_names]
+        if missing:
+            raise DataError(
+                f"queries: expected a column '{missing[0]}', found only"
+                f" {', '.join(queries.column_names)}"
+            )
+        check_rows(queries, data, "queries", 0, labels="none")
+        return queries
+
+    def _check_worlds(self, worlds: int | None) -> None:
+        if worlds is not None and not 1 <= worlds <= self.worlds:
+            raise DataError(f"worlds: expected 1 to {self.worlds}, found {worlds}")
+
+    def _open(self, member: Member) -> tuple[Featurizer, BucketClassifier]:
+        path = self.artefact.storage.local(f"{self.artefact.folder}/{member.file}")
+        try:
+            parameters = load_file(path, device=self._device)
+        except SafetensorError as error:
+            raise StorageError(
+                f"{path}: expected a safetensors file, found: {error}; merge the run again"
+            ) from error
+        config = self.config
+        featurizer = Featurizer(config.data, config.features, config.seed, member.world)
+        return featurizer, BucketClassifier(config, parameters, device=self._device, pool=self.pool)

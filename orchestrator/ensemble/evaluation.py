@@ -1,0 +1,101 @@
+"""How good an ensemble is on labelled rows, for each combiner and number of worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.ensemble.ensemble import QUERIES, Ensemble
+from orchestrator.ensemble.metrics import RankingMetrics
+from orchestrator.ensemble.retrieval import ClassLists, full
+from workers.features import label_lists
+from workers.shards import ShardSet, tables_in_order
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured."""
+
+    rows: int
+    metrics: dict[tuple[str, int], Metrics]
+    """By combiner and number of worlds: names such as `P@1`, `R@10`, to shares of 1."""
+
+
+def evaluate(
+    ensemble: Ensemble,
+    data: str,
+    *,
+    ks: Sequence[int] = (1, 5, 10, 100),
+    combiners: Sequence[str] | None = None,
+    worlds: Sequence[int] | None = None,
+    leave_out: str | None = None,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, rows: None,
+) -> Evaluation:
+    """Measure an ensemble on labelled rows, in one pass over them.
+
+    Args:
+        ensemble: to measure.
+        data: Parquet rows with the columns of training; any URI.
+        ks: at which k.
+        combiners: to measure; None: the ensemble's own.
+        worlds: how many worlds to ask, each of them; None: 1, 2, 4, … and all.
+        leave_out: column with lists of classes that a row must not be given, such
+            as what was bought already.
+        limit: of rows; None: all.
+        progress: told how many rows of how many are done.
+
+    Raises:
+        DataError: if columns or rows do not fit.
+    """
+    config = ensemble.config.data
+    names = list(combiners or [ensemble.manifest.combiner])
+    counts = sorted(set(worlds or curve(ensemble.worlds)))
+    shards = ShardSet(data)
+    shards.check_columns(config)
+    meters = {(name, count): RankingMetrics(ks) for name in names for count in counts}
+    rows = min(shards.rows, limit or shards.rows)
+    done = 0
+    more = [leave_out] if leave_out else []
+    for table in tables_in_order(shards, config, rows=QUERIES, limit=limit, more_columns=more):
+        _measure(ensemble, table, meters, max(ks), leave_out)
+        done += table.num_rows
+        progress(done, rows)
+    return Evaluation(rows, {key: meter.result() for key, meter in meters.items()})
+
+
+def curve(worlds: int) -> list[int]:
+    """Return 1, 2, 4, … and `worlds`."""
+    powers = [2**i for i in range(worlds.bit_length()) if 2**i < worlds]
+    return [*powers, worlds]
+
+
+def _measure(
+    ensemble: Ensemble,
+    table: pa.Table,
+    meters: dict[tuple[str, int], RankingMetrics],
+    k: int,
+    leave_out: str | None,
+) -> None:
+    config = ensemble.config.data
+    offsets, labels = label_lists(table.column(config.labels))
+    without = ClassLists(*label_lists(table.column(leave_out))) if leave_out else None
+    ((_, _, probabilities),) = ensemble.probabilities(table)
+    for name in dict.fromkeys(name for name, _ in meters):
+        combiner = ensemble.combiner(name)
+        scores = combiner.transform(probabilities)
+        for (_, count), meter in ((key, m) for key, m in meters.items() if key[0] == name):
+            ids, _ = full(
+                np.ascontiguousarray(scores[:count]),
+                ensemble.lookup,
+                k,
+                combiner,
+                ensemble.pool,
+                leave_out=without,
+            )
+            meter.update(ids, offsets, labels)

@@ -1,0 +1,305 @@
+"""The k best classes of each query, exactly, without ever holding K x queries scores.
+
+Classes are ordered by (reduced score descending, class id ascending). That
+order is total and a score is summed over the worlds in the order of their
+numbers, so the answer does not depend on threads, blocks or batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.ensemble.combiners import Combiner, Reduction
+from orchestrator.ensemble.scan import MEDIAN, MIN, SUM, scan, turn
+from workers.errors import DataError
+from workers.partition import Partition
+from workers.threads import Pool, spans
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Rows = NDArray[np.int32]
+
+QUERIES = 256
+"""Queries that are answered together; their bucket scores are copied once, R * B * 1 kB."""
+TILE = 32
+"""Queries in one row of that copy: a lookup is then two whole cache lines."""
+BLOCK = 1 << 16
+"""Classes whose bucket numbers are taken at a time: many times B, so that a tile of scores that
+was brought into the cache is used often before the next one replaces it."""
+
+_MODES: dict[Reduction, int] = {"sum": SUM, "min": MIN, "median": MEDIAN}
+
+
+class ClassLists(NamedTuple):
+    """Lists of classes, one for each query: query i has classes[offsets[i]:offsets[i + 1]]."""
+
+    offsets: Ids
+    """(n + 1,) int64."""
+    classes: Ids
+    """Class ids in [0, K), in any order; int64."""
+
+    def of(self, start: int, stop: int) -> ClassLists:
+        """Return the lists of the queries [start, stop)."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return ClassLists(self.offsets[start : stop + 1] - first, self.classes[first:last])
+
+
+class BucketLookup:
+    """The buckets of any classes in R worlds, as rows of a table of R * B bucket scores.
+
+    Keeps all K * R of them (int32) if they fit into `cache_bytes`, and computes them
+    whenever asked if they do not.
+
+    Args:
+        partitions: of the R worlds, all with the same K and B.
+        pool: threads that fill the cache.
+        cache_bytes: most memory that the cache may take.
+    """
+
+    def __init__(
+        self, partitions: Sequence[Partition], pool: Pool, *, cache_bytes: int = 256 << 20
+    ) -> None:
+        self.partitions = tuple(partitions)
+        self.classes = partitions[0].classes
+        self.buckets = partitions[0].buckets
+        self._cache: Rows | None = None
+        if self.classes * len(self.partitions) * 4 <= cache_bytes:
+            self._cache = np.empty((self.classes, len(self.partitions)), dtype=np.int32)
+            pool.run(self._fill, spans(self.classes, 1 << 16))
+
+    @property
+    def cached(self) -> bool:
+        """Whether rows are kept rather than computed."""
+        return self._cache is not None
+
+    def _fill(self, start: int, stop: int) -> None:
+        assert self._cache is not None
+        self._compute(np.arange(start, stop), self._cache[start:stop])
+
+    def _compute(self, classes: Ids, out: Rows) -> None:
+        for world in range(out.shape[1]):
+            np.add(
+                self.partitions[world].buckets_of(classes), world * self.buckets, out=out[:, world]
+            )
+
+    def rows(self, classes: Ids, worlds: int) -> Rows:
+        """Return r * B + bucket for each class and each of the first `worlds` worlds r, int32."""
+        if self._cache is not None:
+            return np.ascontiguousarray(self._cache[classes, :worlds])
+        out = np.empty((len(classes), worlds), dtype=np.int32)
+        self._compute(classes, out)
+        return out
+
+    def rows_between(self, start: int, stop: int, worlds: int) -> Rows:
+        """Return the rows of the classes [start, stop)."""
+        if self._cache is not None:
+            return np.ascontiguousarray(self._cache[start:stop, :worlds])
+        return self.rows(np.arange(start, stop), worlds)
+
+
+def full(
+    scores: Floats,
+    lookup: BucketLookup,
+    k: int,
+    combiner: Combiner,
+    pool: Pool,
+    *,
+    leave_out: ClassLists | None = None,
+    keep_to: ClassLists | None = None,
+    block: int = BLOCK,
+) -> tuple[Ids, Floats]:
+    """Return the k best of all K classes for each query.
+
+    Args:
+        scores: (R, n, B) float32, finite: `combiner.transform` of the worlds' bucket
+            probabilities. R may be less than the lookup's: then of its first R worlds.
+        lookup: where the classes are in `scores`.
+        k: how many classes.
+        combiner: whose reduction and finish to apply.
+        pool: threads to use.
+        leave_out: classes that each query must not be given.
+        keep_to: the only classes that each query may be given, an empty list meaning none.
+        block: classes whose bucket numbers are taken at a time.
+
+    Returns:
+        Class ids (n, k) int64 and finished scores (n, k) float32, best first, padded with -1
+        and -inf where fewer than k classes are allowed.
+
+    Raises:
+        DataError: if `scores`, `k` or a list does not fit the lookup.
+    """
+    _check(scores, lookup, k)
+    scores = np.ascontiguousarray(scores)
+    worlds, queries, _ = scores.shape
+    for lists in (leave_out, keep_to):
+        _check_lists(lists, queries, lookup.classes)
+    ids = np.full((queries, k), -1, dtype=np.int64)
+    found = np.full((queries, k), -np.inf, dtype=np.float32)
+    hidden = _sorted_lists(leave_out, queries)
+    for start, stop in spans(queries, QUERIES):
+        search = _Search(
+            scores[:, start:stop], lookup, min(k, lookup.classes), combiner, pool, block
+        )
+        kept = None if keep_to is None else keep_to.of(start, stop)
+        best = search.all(hidden.of(start, stop), kept)
+        ids[start:stop, : search.k], found[start:stop, : search.k] = best
+    return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
+
+
+def brute_force(
+    scores: Floats,
+    partitions: Sequence[Partition],
+    k: int,
+    combiner: Combiner,
+    *,
+    leave_out: ClassLists | None = None,
+    keep_to: ClassLists | None = None,
+) -> tuple[Ids, Floats]:
+    """Return what `full` returns, holding K scores for every query: the plain definition."""
+    classes = np.arange(partitions[0].classes)
+    reduced = combiner.reduce(
+        np.stack([s[:, p.buckets_of(classes)] for s, p in zip(scores, partitions, strict=True)])
+    )
+    ids = np.full((len(reduced), k), -1, dtype=np.int64)
+    found = np.full((len(reduced), k), -np.inf, dtype=np.float32)
+    for i, values in enumerate(reduced):
+        allowed = classes if keep_to is None else np.unique(keep_to.of(i, i + 1).classes)
+        if leave_out is not None:
+            allowed = np.setdiff1d(allowed, leave_out.of(i, i + 1).classes)
+        best = allowed[np.lexsort((allowed, -values[allowed]))][:k]
+        ids[i, : len(best)], found[i, : len(best)] = best, values[best]
+    return ids, combiner.finish(found, len(partitions), _chance(partitions))
+
+
+def _chance(partitions: Sequence[Partition]) -> float:
+    return sum(p.collision_chance for p in partitions) / len(partitions)
+
+
+def _check(scores: Floats, lookup: BucketLookup, k: int) -> None:
+    most = len(lookup.partitions)
+    fits = scores.ndim == 3 and 1 <= len(scores) <= most and scores.shape[2] == lookup.buckets
+    if not fits or scores.dtype != np.float32:
+        raise DataError(
+            f"scores: expected float32 of (1 to {most} worlds, queries, {lookup.buckets} buckets),"
+            f" found {scores.dtype} of {scores.shape}; give the bucket scores of the worlds whose"
+            " partitions the lookup has"
+        )
+    if k < 1:
+        raise DataError(f"k: expected at least 1 class to return, found {k}")
+
+
+def _check_lists(lists: ClassLists | None, queries: int, classes: int) -> None:
+    if lists is None:
+        return
+    if len(lists.offsets) != queries + 1 or lists.offsets[-1] != len(lists.classes):
+        raise DataError(
+            f"class lists: expected {queries + 1} offsets that end at {len(lists.classes)},"
+            f" found {len(lists.offsets)} that end at {lists.offsets[-1]};"
+            " give every query a list, an empty one if need be"
+        )
+    outside = (lists.classes < 0) | (lists.classes >= classes)
+    if outside.any():
+        raise DataError(
+            f"class lists: expected class ids from 0 to {classes - 1:,},"
+            f" found {lists.classes[outside][0]}; take it off the lists"
+        )
+
+
+def _sorted_lists(lists: ClassLists | None, queries: int) -> ClassLists:
+    """Return the lists with ascending classes, as the kernel's binary search needs them."""
+    if lists is None:
+        return ClassLists(np.zeros(queries + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
+    owners = np.repeat(np.arange(queries), np.diff(lists.offsets))
+    order = np.lexsort((lists.classes, owners))
+    return ClassLists(lists.offsets.astype(np.int64), lists.classes[order].astype(np.int64))
+
+
+class _Search:
+    """The search for the best classes of at most `QUERIES` queries."""
+
+    def __init__(
+        self,
+        scores: Floats,
+        lookup: BucketLookup,
+        k: int,
+        combiner: Combiner,
+        pool: Pool,
+        block: int,
+    ) -> None:
+        self.scores = scores
+        self.worlds, self.queries, _ = scores.shape
+        self.lookup = lookup
+        self.k = k
+        self.mode = _MODES[combiner.reduction]
+        self.pool = pool
+        self.block = block
+
+    def all(self, hidden: ClassLists, kept: ClassLists | None) -> tuple[Ids, Floats]:
+        """Return the best classes (queries, k) and their reduced scores, best first."""
+        parts = self._over_classes(hidden) if kept is None else self._over_lists(hidden, kept)
+        ids = np.concatenate(list(parts[0]), axis=1)
+        found = np.concatenate(list(parts[1]), axis=1)
+        order = np.lexsort((ids, -found))[:, : self.k]
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(found, order, 1)
+
+    def _heaps(self, parts: int) -> tuple[Ids, Floats]:
+        shape = (parts, self.queries, self.k)
+        return np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
+
+    def _over_lists(self, hidden: ClassLists, kept: ClassLists) -> tuple[Ids, Floats]:
+        ids, found = self._heaps(1)
+
+        def search(query: int) -> None:
+            table = self.scores[:, query].reshape(-1, 1)
+            classes = np.unique(kept.of(query, query + 1).classes).astype(np.int64)
+            tile = slice(query, query + 1)
+            for start, stop in spans(len(classes), self.block):
+                some = classes[start:stop]
+                rows = self.lookup.rows(some, self.worlds)
+                best = ids[0, tile], found[0, tile]
+                scan(self.mode, table, rows, some, *hidden.of(query, query + 1), *best)
+
+        self.pool.run(search, [(query,) for query in range(self.queries)])
+        return ids, found
+
+    def _over_classes(self, hidden: ClassLists) -> tuple[Ids, Floats]:
+        tiles = spans(self.queries, TILE)
+        tables = self._tables(tiles)
+        # Rows that must be computed are computed for all queries at once.
+        groups = spans(len(tiles), 1 if self.lookup.cached else len(tiles))
+        # Few queries and many threads: the classes are shared out too.
+        size = -(-self.lookup.classes * len(groups) // self.pool.threads)
+        parts = spans(self.lookup.classes, size)
+        ids, found = self._heaps(len(parts))
+
+        def search(part: int, first: int, last: int) -> None:
+            low, high = parts[part]
+            for start in range(low, high, self.block):
+                classes = np.arange(start, min(start + self.block, high))
+                rows = self.lookup.rows_between(start, min(start + self.block, high), self.worlds)
+                for tile in range(first, last):
+                    queries = slice(*tiles[tile])
+                    best = ids[part, queries], found[part, queries]
+                    scan(self.mode, tables[tile], rows, classes, *hidden.of(*tiles[tile]), *best)
+
+        self.pool.run(search, [(p, *group) for p in range(len(parts)) for group in groups])
+        return ids, found
+
+    def _tables(self, tiles: list[tuple[int, int]]) -> list[Floats]:
+        """Return for each tile the scores as (R * B, queries): a bucket's queries side by side."""
+        buckets = self.lookup.buckets
+        tables = [
+            np.empty((self.worlds * buckets, stop - start), dtype=np.float32)
+            for start, stop in tiles
+        ]
+
+        def turn_one(tile: int, world: int) -> None:
+            source = self.scores[world, slice(*tiles[tile])]
+            turn(source, tables[tile][world * buckets : (world + 1) * buckets])
+
+        self.pool.run(turn_one, [(t, r) for t in range(len(tiles)) for r in range(self.worlds)])
+        return tables

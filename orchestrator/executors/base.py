@@ -1,0 +1,152 @@
+"""What the driver asks of an executor, and what it is told by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, Protocol
+
+from orchestrator.state import Cause
+from workers.config import WorldConfig
+from workers.errors import ConfigError, DataError, ManyworldsError
+
+Stop = Callable[[], bool]
+Report = Callable[[dict[str, Any]], None]
+
+
+class AttemptFunction(Protocol):
+    """Trains one world; `workers.attempt.run_attempt` is the one that does it in earnest."""
+
+    def __call__(
+        self,
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+    ) -> dict[str, Any]:
+        """Return the receipt; raise errors of `workers.errors`, or `Stopped`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt was placed and begins."""
+
+    world: int
+    attempt: str
+    node: str
+    """The machine that it runs on, in words for a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt is: the fields of `workers.world.Progress`."""
+
+    world: int
+    attempt: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt is over, and nothing of it runs any more."""
+
+    world: int
+    attempt: str
+    cause: Cause
+    message: str = ""
+    receipt: dict[str, Any] | None = None
+
+
+Event = Started | Progress | Ended
+
+
+class Executor(Protocol):
+    """Runs attempts; has at most one for each world, and never tries one again by itself."""
+
+    def slots(self) -> int | None:
+        """Return how many attempts can run at the same time; None for any number."""
+        ...
+
+    def start(self, world: int, attempt: str) -> None:
+        """Begin an attempt, or queue it until there is room."""
+        ...
+
+    def poll(self) -> Sequence[Event]:
+        """Return what happened since the last call, in order, without waiting."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return when there is something to poll, or after `seconds`."""
+        ...
+
+    def stop(self, world: int) -> None:
+        """Ask a world's attempt to write a checkpoint and end."""
+        ...
+
+    def kill(self, world: int) -> None:
+        """End a world's attempt now; `Ended` need not follow."""
+        ...
+
+    def lacking(self) -> str:
+        """Return the words for what an attempt needs beside what there is."""
+        ...
+
+    def close(self) -> None:
+        """End all attempts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call of an attempt function ended."""
+
+    cause: Cause
+    message: str = ""
+    receipt: dict[str, Any] | None = None
+
+
+def outcome_of(call: Callable[[], dict[str, Any]]) -> Outcome:
+    """Call an attempt function and return how that ended, whatever it raises."""
+    try:
+        return Outcome("done", receipt=call())
+    except BaseException as error:
+        # SystemExit too: the thread that called would end without a word.
+        return Outcome(cause_of(error), explain(error))
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return the cause that the driver's budgets know for an exception."""
+    if isinstance(error, ConfigError):
+        return "config"
+    if isinstance(error, DataError):
+        return "data"
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    if isinstance(error, ManyworldsError):
+        return "error"
+    # Imported here: only now is it sure that an attempt ran, which needs Torch anyway.
+    import torch
+
+    from workers.world import Stopped
+
+    if isinstance(error, Stopped):
+        return "stopped"
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return "out_of_memory"
+    return "error"
+
+
+def explain(error: BaseException) -> str:
+    """Return one message for a user; an error that nobody foresaw says where it arose."""
+    text = str(error).strip()
+    if isinstance(error, ManyworldsError):
+        return text
+    frames = extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text or 'no message'}{place}"

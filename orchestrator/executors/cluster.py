@@ -1,0 +1,154 @@
+"""A Ray cluster: how to reach one, and how many worlds it has room for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+
+from workers.errors import RunError
+
+_QUIET = {
+    # GPUs of a world on CPUs are left alone by asking Torch for the CPU, not by hiding them.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_OBJECT_STORE = 100 << 20
+"""Bytes; weights never pass through it."""
+_CPUS_A_WORLD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one world needs, on one machine."""
+
+    cpus: int
+    gpus: float
+    """Below 1: a share of one GPU; else a whole number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one machine offers to all worlds together."""
+
+    cpus: float
+    gpus: float
+
+    def room(self, demand: Demand) -> int:
+        """Return how many worlds fit at the same time."""
+        by_cpus = int(self.cpus // demand.cpus)
+        return by_cpus if demand.gpus == 0 else min(by_cpus, self.share(demand.gpus))
+
+    def share(self, gpus: float) -> int:
+        """Return how many worlds fit by their GPUs; a part of a GPU is of one GPU alone."""
+        if gpus < 1:
+            return int(self.gpus) * int(1 / gpus)
+        return int(self.gpus // gpus)
+
+
+def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
+    """Join or start a Ray cluster, unless this process is in one already.
+
+    Args:
+        address: `auto` (the cluster that RAY_ADDRESS names or that runs on this machine, else a
+            new local one), `local` (a new local one), HOST:PORT or ray://HOST:PORT.
+        resources: of a new local cluster: num_cpus, num_gpus; None: what the machine has.
+
+    Returns:
+        Whether this call connected, so that its caller has to disconnect.
+
+    Raises:
+        RunError: the address cannot be reached.
+    """
+    if ray.is_initialized():
+        return False
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if address == "auto" and not os.environ.get("RAY_ADDRESS"):
+        try:
+            _init("auto")
+        except ConnectionError:
+            _init_or_explain("local", resources)
+        return True
+    _init_or_explain(os.environ["RAY_ADDRESS"] if address == "auto" else address, resources)
+    return True
+
+
+def machines() -> dict[str, Machine]:
+    """Return the machines of the cluster that are alive, by Ray's ids for them."""
+    return {
+        node["NodeID"]: Machine(
+            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }
+
+
+def draining() -> set[str]:
+    """Return the ids of the machines that are about to be taken away."""
+    # The only place where Ray tells this is private to it, and may be gone in another version.
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private.state import state
+
+        return set(state.get_draining_nodes())
+    return set()
+
+
+def demand_of(
+    worlds: int,
+    found: list[Machine],
+    *,
+    gpus: float | Literal["auto"],
+    cpus: int | Literal["auto"],
+) -> Demand:
+    """Return what each world gets, `auto` resolved.
+
+    A world gets one GPU where there are any, and the CPUs of a machine in equal parts for
+    each world that fits on it by GPUs. On CPUs alone, as many worlds share a machine as
+    leave each at least four CPUs, but no fewer than two: one starts while another trains.
+
+    Args:
+        worlds: of the run.
+        found: the machines.
+        gpus: of each world.
+        cpus: of each world.
+    """
+    if gpus == "auto":
+        gpus = 1 if any(machine.gpus >= 1 for machine in found) else 0
+    if cpus == "auto":
+        useful = [item for item in found if item.cpus >= 1 and (gpus == 0 or item.share(gpus))]
+        each = -(-worlds // max(1, len(useful)))
+        cpus = min((_cpus(item, gpus, each) for item in useful), default=1)
+    return Demand(cpus, gpus)
+
+
+def _cpus(machine: Machine, gpus: float, worlds: int) -> int:
+    if gpus:
+        sharing = machine.share(gpus)
+    else:
+        sharing = min(worlds, max(2, int(machine.cpus) // _CPUS_A_WORLD))
+    return max(1, int(machine.cpus) // max(1, sharing))
+
+
+def _init_or_explain(address: str, resources: Mapping[str, float] | None) -> None:
+    try:
+        _init(address, **(resources or {} if address == "local" else {}))
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"cluster.address={address}: expected a Ray cluster, found none:"
+            f" {str(error).strip().splitlines()[0] if str(error).strip() else error!r};"
+            " start one with `ray start --head`, or use cluster.address=local"
+        ) from error
+
+
+def _init(address: str, **resources: Any) -> None:
+    if address == "local":
+        resources = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, **resources}
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **resources)

@@ -1,0 +1,229 @@
+"""What a run is and how far it is: the one source of truth, read from storage.
+
+A run has an identity, which never changes (data, partition, features, model,
+optimiser, training, seed), and settings, which may (number of worlds, runtime,
+cluster, budgets, merging). The driver alone writes the state of its worlds;
+anybody who can read the storage can read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from orchestrator.state import WorldState
+from workers.errors import RunError, SchemaError, StorageError
+from workers.storage import RunPaths, Storage
+
+SCHEMA = 1
+"""Of identity, settings, dataset fingerprint and the states of worlds."""
+
+
+class Run:
+    """A run on storage; made by `Run.create` and `Run.open`.
+
+    Attributes:
+        uri: the run's folder or URI.
+        storage: that folder.
+        paths: the names of the files in it.
+        identity: what makes the run this run, as nested plain values.
+        settings: what may change, the newest version.
+    """
+
+    def __init__(
+        self, storage: Storage, identity: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
+        self.uri = storage.uri
+        self.storage = storage
+        self.paths = RunPaths(storage)
+        self.identity = dict(identity)
+        self.settings = dict(settings)
+
+    @staticmethod
+    def create(uri: str, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Run:
+        """Make a run, or go on with the one that is there if its identity is the same.
+
+        Args:
+            uri: the run's folder or URI.
+            identity: nested plain values; written once.
+            settings: nested plain values; written as a new version if they differ.
+
+        Raises:
+            RunError: there is a run of another identity; names each key that differs.
+        """
+        storage = Storage(uri)
+        wanted = _plain(identity)
+        if storage.exists(RunPaths.identity):
+            _check_same(storage, _read_yaml(storage, RunPaths.identity), wanted)
+        else:
+            storage.write_bytes(RunPaths.identity, _to_yaml(wanted))
+        run = Run(storage, wanted, _newest_settings(storage))
+        run.change_settings(settings)
+        return run
+
+    @staticmethod
+    def open(uri: str) -> Run:
+        """Return the run at `uri`.
+
+        Raises:
+            RunError: there is none.
+            SchemaError: another version wrote it.
+        """
+        storage = Storage(uri)
+        if not storage.exists(RunPaths.identity):
+            raise RunError(
+                f"{storage.uri}: expected a run, found no {RunPaths.identity} there;"
+                " look at the path, or begin a run with: manyworlds train run=..."
+            )
+        return Run(storage, _read_yaml(storage, RunPaths.identity), _newest_settings(storage))
+
+    @property
+    def digest(self) -> str:
+        """The identity's sha256, over canonical JSON."""
+        text = json.dumps(_plain(self.identity), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def worlds(self) -> int:
+        """Number of worlds R."""
+        return int(self.settings["worlds"])
+
+    def change_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write a new version of the settings, if they differ from the newest."""
+        wanted = _plain(settings)
+        if wanted != self.settings:
+            self.storage.append(self.paths.settings, _to_yaml(wanted), ".yaml")
+            self.settings = wanted
+
+    def check_dataset(self, fingerprint: Mapping[str, Any]) -> None:
+        """Keep the fingerprint of the training data, or compare it with the one that was kept.
+
+        Args:
+            fingerprint: what `workers.shards.ShardSet.fingerprint` returns.
+
+        Raises:
+            RunError: the data changed since the run began; names the first shard that differs.
+        """
+        wanted = _plain(fingerprint)
+        if not self.storage.exists(self.paths.dataset):
+            values = {"fingerprint": wanted}
+            self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
+            return
+        kept = self.storage.read_json(self.paths.dataset, schema=SCHEMA).get("fingerprint")
+        if kept != wanted:
+            raise RunError(
+                f"{self.uri}: expected the training data that the run began with, found"
+                f" {_difference(kept, wanted)}; restore the data, or begin another run with run=..."
+            )
+
+    def state(self, world: int) -> WorldState:
+        """Return how far a world is.
+
+        Raises:
+            StorageError: its state.json is altered.
+        """
+        path = self.paths.state(world)
+        if not self.storage.exists(path):
+            return WorldState(index=world)
+        values = self.storage.read_json(path, schema=SCHEMA)
+        state = WorldState.from_dict(values, self.storage.where(path))
+        if state.index != world:
+            raise _altered(self.storage.where(path), f"that of world {state.index}")
+        return state
+
+    def states(self) -> list[WorldState]:
+        """Return how far each of the R worlds is, in order."""
+        return [self.state(world) for world in range(self.worlds)]
+
+    def save(self, state: WorldState) -> None:
+        """Write a world's state; for the driver alone."""
+        self.storage.write_json(self.paths.state(state.index), state.to_dict(), schema=SCHEMA)
+
+    def progress(self, world: int, attempt: str) -> dict[str, Any]:
+        """Return the newest progress that an attempt wrote; empty if none yet."""
+        path = self.paths.progress(world, attempt)
+        return self.storage.read_json(path) if self.storage.exists(path) else {}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _to_yaml(values: Mapping[str, Any]) -> bytes:
+    text: str = yaml.safe_dump({"schema": SCHEMA, **values}, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def _read_yaml(storage: Storage, path: str) -> dict[str, Any]:
+    where = storage.where(path)
+    try:
+        values = yaml.safe_load(storage.read_bytes(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _altered(where, f"no YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise _altered(where, type(values).__name__)
+    found = values.pop("schema", None)
+    if found != SCHEMA:
+        raise SchemaError(
+            f"{where}: expected schema {SCHEMA}, found {found}; another version of manyworlds"
+            " wrote it: use that version, or begin another run with run=..."
+        )
+    return values
+
+
+def _newest_settings(storage: Storage) -> dict[str, Any]:
+    versions = storage.numbered(RunPaths.settings)
+    return _read_yaml(storage, f"{RunPaths.settings}/{versions[-1]}") if versions else {}
+
+
+def _check_same(storage: Storage, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    old, new = dict(_leaves(kept)), dict(_leaves(wanted))
+    lines = [
+        f"  {key}: the run has {old.get(key, 'nothing')!r}, found {new.get(key, 'nothing')!r}"
+        for key in dict.fromkeys([*old, *new])
+        if key not in old or key not in new or old[key] != new[key]
+    ]
+    if lines:
+        raise RunError(
+            f"{storage.uri}: expected the settings that this run was made with, found others:\n"
+            + "\n".join(lines)
+            + "\nuse another run=... for these, or the run's own settings"
+        )
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _difference(kept: Any, found: dict[str, Any]) -> str:
+    old = kept.get("shards") if isinstance(kept, dict) else None
+    new = found.get("shards")
+    if not isinstance(old, list) or not isinstance(new, list):
+        return "another fingerprint"
+    for before, now in zip(old, new, strict=False):
+        if before != now:
+            return f"another shard {_name(now)}: {now} instead of {before}"
+    if len(old) > len(new):
+        return f"{len(new)} shards instead of {len(old)}: {_name(old[len(new)])} is missing"
+    if len(new) > len(old):
+        return f"{len(new)} shards instead of {len(old)}: {_name(new[len(old)])} is new"
+    return "another fingerprint"
+
+
+def _name(shard: Any) -> str:
+    return str(shard.get("name", shard)) if isinstance(shard, dict) else str(shard)
+
+
+def _altered(where: str, found: str) -> StorageError:
+    return StorageError(
+        f"{where}: expected a file of a run, found {found}; the file was altered: restore it"
+    )

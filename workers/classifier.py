@@ -1,0 +1,211 @@
+"""The classifier of one world: sparse features in, B bucket probabilities out."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.batch import Batch
+from workers.config import WorldConfig
+from workers.errors import ConfigError, StorageError
+from workers.hashing import derive_seed
+from workers.kernels import cpu
+from workers.kernels.steps import CpuSteps, Examples, Rows, Steps, TorchSteps
+from workers.partition import Partition
+from workers.threads import Pool
+
+Shapes = dict[str, tuple[int, ...]]
+
+_INPUT_SCALE = 0.05
+"""Standard deviation of the input layer's first weights."""
+
+
+class BucketClassifier:
+    """A network from d hashed features to B buckets, with its optimiser.
+
+    Sparse embedding-bag to the first hidden layer, ReLU, further hidden layers,
+    B outputs (Medini et al. 2019, section 4). fp32 master weights; matrix
+    products in bf16 where the device has it.
+
+    Args:
+        config: of the world.
+        parameters: `input.weight` (d, h), `input.bias` (h,), `layer.0.weight`
+            (out, in), `layer.0.bias` (out,), ...; float32 on `device`.
+        state: the optimiser's, as `first_state` makes it; None: only to predict.
+        device: `cpu` or `cuda`, as `choose_device` returns it.
+        pool: threads that compute on the CPU.
+
+    Raises:
+        StorageError: if names or shapes are those of another network.
+    """
+
+    def __init__(
+        self,
+        config: WorldConfig,
+        parameters: dict[str, Tensor],
+        state: dict[str, Tensor] | None = None,
+        *,
+        device: str,
+        pool: Pool,
+    ) -> None:
+        check_shapes(parameters, parameter_shapes(config))
+        self.parameters = parameters
+        self.state = state or {}
+        self.bf16 = choose_bf16(config.training.precision, device)
+        self._rates = config.optimizer
+        loss = config.model.loss
+        self._steps: Steps
+        if device == "cpu":
+            self._steps = CpuSteps(
+                self.parameters, self.state, loss=loss, bf16=self.bf16, pool=pool
+            )
+        else:
+            self._steps = TorchSteps(self.parameters, self.state, loss=loss, bf16=self.bf16)
+
+    def train_step(self, examples: Examples, *, step: int, factor: float) -> float:
+        """Make one step of the optimiser and return the batch's loss.
+
+        Args:
+            examples: from `prepare_examples`.
+            step: its number, from 1.
+            factor: of both learning rates, from the schedule.
+        """
+        return self._steps.train(
+            examples,
+            step=step,
+            input_rate=self._rates.input_rate * factor,
+            rate=self._rates.rate * factor,
+        )
+
+    def probabilities(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the (n, B) float32 probabilities of a batch's rows."""
+        rows = Rows(
+            offsets=batch.feature_offsets, ids=batch.feature_ids, values=batch.feature_values
+        )
+        return self._steps.probabilities(rows)
+
+    def restore(self, parameters: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+        """Take over the values of a checkpoint.
+
+        Raises:
+            StorageError: if names or shapes are those of another network.
+        """
+        for mine, given in ((self.parameters, parameters), (self.state, state)):
+            check_shapes(given, {name: tuple(tensor.shape) for name, tensor in mine.items()})
+            for name, tensor in mine.items():
+                tensor.copy_(given[name])
+        self._steps.refresh()
+
+
+def parameter_shapes(config: WorldConfig) -> Shapes:
+    """Return the names and shapes of a network's parameters."""
+    widths = [config.features.dimension, *config.model.hidden, config.partition.buckets]
+    shapes: Shapes = {"input.weight": (widths[0], widths[1]), "input.bias": (widths[1],)}
+    for layer, (inputs, outputs) in enumerate(pairwise(widths[1:])):
+        shapes[f"layer.{layer}.weight"] = outputs, inputs
+        shapes[f"layer.{layer}.bias"] = (outputs,)
+    return shapes
+
+
+def check_shapes(tensors: dict[str, Tensor], wanted: Shapes) -> None:
+    """Check the names and shapes of tensors.
+
+    Raises:
+        StorageError: if they are others than `wanted`.
+    """
+    found: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        raise StorageError(
+            f"weights: expected {_listing(wanted)}, found {_listing(found)};"
+            " they belong to another network"
+        )
+
+
+def first_weights(config: WorldConfig, world: int) -> dict[str, Tensor]:
+    """Return a world's seeded first parameters, float32 on the CPU."""
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, world, "weights") >> 1)
+    shapes = parameter_shapes(config)
+    last = f"layer.{len(config.model.hidden) - 1}"
+    weights = {}
+    for name, shape in shapes.items():
+        tensor = torch.zeros(shape)
+        if name == "input.weight":
+            tensor.normal_(0, _INPUT_SCALE, generator=generator)
+        elif name.endswith(".weight"):
+            gain = 1.0 if name.startswith(last) else 2.0
+            tensor.normal_(0, (gain / shape[1]) ** 0.5, generator=generator)
+        elif name.startswith(last) and config.model.loss == "bce":
+            # With binary cross-entropy a bucket starts as unlikely as one in B.
+            tensor.fill_(-math.log(shape[0]))
+        weights[name] = tensor
+    return weights
+
+
+def first_state(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the optimiser's state before the first step."""
+    table = parameters["input.weight"]
+    state = {"input.weight.square": torch.zeros(len(table), device=table.device)}
+    for name, parameter in parameters.items():
+        if name != "input.weight":
+            state[f"{name}.first"] = torch.zeros_like(parameter)
+            state[f"{name}.second"] = torch.zeros_like(parameter)
+    return state
+
+
+def prepare_examples(batch: Batch, partition: Partition, dimension: int) -> Examples:
+    """Return a batch ready to train on: labels as buckets, features with their rows."""
+    buckets = partition.buckets_of(batch.labels)
+    offsets = batch.label_offsets
+    if len(buckets) > len(batch):
+        rows = np.repeat(np.arange(len(batch)), np.diff(offsets))
+        buckets = buckets[np.lexsort((buckets, rows))]
+    features, starts, rows32, values = cpu.transpose(
+        batch.feature_offsets, batch.feature_ids, batch.feature_values, dimension
+    )
+    weights = np.ones(len(batch), np.float32) if batch.weights is None else batch.weights
+    return Examples(
+        offsets=batch.feature_offsets,
+        ids=batch.feature_ids,
+        values=batch.feature_values,
+        label_offsets=offsets,
+        buckets=buckets,
+        scale=weights / np.float32(len(batch)),
+        features=features,
+        feature_starts=starts,
+        feature_rows=rows32,
+        feature_values=values,
+    )
+
+
+def choose_device(device: str) -> str:
+    """Return the device that `runtime.device` stands for on this machine.
+
+    Raises:
+        ConfigError: if it asks for a GPU and Torch sees none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"runtime.device: expected a device of this machine, found {device} but no GPU that"
+            " Torch can use; set runtime.device=cpu, or install a CUDA build of Torch"
+        )
+    return device
+
+
+def choose_bf16(precision: str, device: str) -> bool:
+    """Return whether products are taken in bf16: if asked to, or where it is fast."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.cuda.is_bf16_supported())
+
+
+def _listing(shapes: Shapes) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))

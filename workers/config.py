@@ -1,0 +1,272 @@
+"""What configures one world: frozen dataclasses, checked once, at the edge.
+
+The names here are the names in YAML, on the command line and in the README.
+Attribute docstrings are the help texts. `problems()` of each group lists all
+that is wrong with it; `WorldConfig.validate()` raises one `ConfigError` with
+the problems of all groups together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from workers.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the rows are and what their columns mean."""
+
+    train: str = ""
+    """Training shards: a Parquet file, a folder of them, or a glob; any pyarrow.fs URI."""
+    validation: str | None = None
+    """Held-out shards for bucket accuracy after every epoch; null: none."""
+    validation_rows: int = 20_000
+    """Rows of `validation` that are looked at, from its beginning."""
+    classes: int = 0
+    """Number of classes K; labels are integers in [0, K)."""
+    class_names: str | None = None
+    """Parquet file with columns id, name; null: classes have no names."""
+    text: tuple[str, ...] = ()
+    """Text columns (string), hashed to n-grams."""
+    indices: str | None = None
+    """Column of feature ids (list of integers of any range)."""
+    values: str | None = None
+    """Column of feature values (list of floats) beside `indices`; null: all ones."""
+    dense: str | None = None
+    """Column of dense vectors (fixed-size list of floats)."""
+    labels: str = "labels"
+    """Column of class ids (integer, or list of integers)."""
+    weight: str | None = None
+    """Column of row weights (float); null: all ones."""
+    block_rows: int = 131_072
+    """Rows that are held in memory and shuffled together."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        found = []
+        if not self.train:
+            found.append("data.train: expected a Parquet file, folder or glob, found nothing")
+        if self.classes < 2:
+            found.append(
+                f"data.classes: expected the number of classes K, at least 2, found {self.classes}"
+            )
+        if not (self.text or self.indices or self.dense):
+            found.append(
+                "data: expected at least one input column in data.text, data.indices or data.dense,"
+                " found none; for example data.text=[query]"
+            )
+        if self.values and not self.indices:
+            found.append("data.values: expected data.indices beside it, found none")
+        for name in ("block_rows", "validation_rows"):
+            if getattr(self, name) < 1:
+                found.append(f"data.{name}: expected at least 1 row, found {getattr(self, name)}")
+        return found
+
+    def columns(self, *, labels: bool = True) -> list[str]:
+        """Return the Parquet columns to read, in a fixed order."""
+        inputs = [*self.text, self.indices, self.values, self.dense]
+        targets = [self.labels, self.weight] if labels else []
+        return list(dict.fromkeys(name for name in [*inputs, *targets] if name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionConfig:
+    """How a world maps its K classes to B buckets."""
+
+    kind: Literal["permutation", "hash"] = "permutation"
+    """`permutation`: balanced and invertible; `hash`: a mixer, for open-ended ids."""
+    buckets: int = 4096
+    """Number of buckets B."""
+
+    def problems(self, classes: int) -> list[str]:
+        """Return one sentence for each setting that cannot work for K `classes`."""
+        if self.buckets < 2:
+            return [f"partition.buckets: expected at least 2 buckets, found {self.buckets}"]
+        if classes >= 2 and self.buckets > classes:
+            return [
+                f"partition.buckets: expected at most data.classes = {classes:,} buckets,"
+                f" found {self.buckets:,}; MACH hashes many classes into few buckets, so choose"
+                f" about {max(2, classes // 8):,}"
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """How a row's input becomes at most d sparse features."""
+
+    dimension: int = 131_072
+    """Width d of the hashed input."""
+    word_ngrams: int = 2
+    """Longest word n-gram of text columns: 1 for words, 2 for words and pairs, 0 for none."""
+    char_ngrams: tuple[int, int] = (4, 4)
+    """Shortest and longest character n-gram of text columns; [0, 0] for none."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        found = []
+        if not 2 <= self.dimension < 2**31:
+            found.append(
+                f"features.dimension: expected 2 to {2**31 - 1:,}, found {self.dimension:,}"
+            )
+        if not 0 <= self.word_ngrams <= 4:
+            found.append(f"features.word_ngrams: expected 0 to 4, found {self.word_ngrams}")
+        low, high = self.char_ngrams
+        if (low, high) != (0, 0) and not 1 <= low <= high <= 8:
+            found.append(
+                "features.char_ngrams: expected [shortest, longest] within 1 to 8, or [0, 0],"
+                f" found {[low, high]}"
+            )
+        if self.word_ngrams == 0 and (low, high) == (0, 0):
+            found.append("features: expected word_ngrams or char_ngrams, found neither")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The bucket classifier of one world."""
+
+    hidden: tuple[int, ...] = (256,)
+    """Widths of the hidden layers; the first is the width h of the embedding."""
+    loss: Literal["softmax", "bce"] = "softmax"
+    """`softmax`: cross-entropy against the row's labels with equal shares; `bce`: a yes or no
+    for every bucket."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        if not self.hidden or min(self.hidden) < 1:
+            return [
+                "model.hidden: expected one or more layer widths of at least 1,"
+                f" found {list(self.hidden)}"
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Row-wise Adagrad for the sparse input layer, Adam for all other parameters."""
+
+    input_rate: float = 0.8
+    """Learning rate of the row-wise Adagrad on the input layer."""
+    rate: float = 2e-3
+    """Learning rate of Adam on all other parameters."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        return [
+            f"optimizer.{name}: expected a positive number, found {value}"
+            for name, value in asdict(self).items()
+            if not value > 0
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long a world trains and on what batches."""
+
+    epochs: int = 3
+    """Passes over the data."""
+    batch_size: int = 1024
+    """Rows a step."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; master weights are fp32 always. `auto`: bf16 where the device has it."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        return [
+            f"training.{name}: expected at least 1, found {value}"
+            for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size))
+            if value < 1
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """What may differ between attempts at a world without changing its weights."""
+
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    threads: int = 0
+    """Compute threads; 0: one for each CPU that the process may use."""
+    checkpoint_steps: int = 2000
+    """Steps between checkpoints: the work that a killed world loses at most."""
+    report_steps: int = 50
+    """Steps between progress reports."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        found = []
+        if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
+            found.append(f"runtime.device: expected auto, cpu or cuda, found {self.device}")
+        if self.threads < 0:
+            found.append(f"runtime.threads: expected 0 or more, found {self.threads}")
+        for name in ("checkpoint_steps", "report_steps"):
+            if getattr(self, name) < 1:
+                found.append(f"runtime.{name}: expected at least 1, found {getattr(self, name)}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """All that one world needs to know, its index apart."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    seed: int = 0
+    """Seed of the whole run; each world derives its own from it and its index."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work, over all groups."""
+        return [
+            *self.data.problems(),
+            *self.partition.problems(self.data.classes),
+            *self.features.problems(),
+            *self.model.problems(),
+            *self.optimizer.problems(),
+            *self.training.problems(),
+            *self.runtime.problems(),
+        ]
+
+    def validate(self) -> WorldConfig:
+        """Return self, or raise one `ConfigError` that names every problem."""
+        if found := self.problems():
+            raise ConfigError("\n".join(found))
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested dicts of plain values, tuples as lists: ready for JSON and YAML."""
+        return {
+            key: {name: _plain(item) for name, item in value.items()}
+            if isinstance(value, dict)
+            else value
+            for key, value in asdict(self).items()
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> WorldConfig:
+        """Return the config that `to_dict` wrote."""
+        return WorldConfig(
+            data=_group(DataConfig, values["data"]),
+            partition=_group(PartitionConfig, values["partition"]),
+            features=_group(FeaturesConfig, values["features"]),
+            model=_group(ModelConfig, values["model"]),
+            optimizer=_group(OptimizerConfig, values["optimizer"]),
+            training=_group(TrainingConfig, values["training"]),
+            runtime=_group(RuntimeConfig, values["runtime"]),
+            seed=values["seed"],
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _group(kind: Any, values: dict[str, Any]) -> Any:
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

@@ -1,0 +1,94 @@
+"""What a training step computes, in plain Torch: the definition, on any device.
+
+Slow and short on purpose. The compiled kernels are held equal to it by tests,
+and devices without kernels of their own train with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Parameters = Mapping[str, Tensor]
+
+
+def logits(
+    parameters: Parameters, offsets: Tensor, ids: Tensor, values: Tensor, *, dtype: torch.dtype
+) -> Tensor:
+    """Return the (n, B) logits of n rows of features, products in `dtype`.
+
+    Args:
+        parameters: `input.weight` (d, h), `input.bias` (h,), then `layer.0.weight`
+            (out, in), `layer.0.bias` (out,) and so on; the last has B outputs.
+        offsets: (n + 1,) int64.
+        ids: (features,) int64; row i has those between its offsets.
+        values: (features,) float32.
+        dtype: float32 or bfloat16.
+    """
+    hidden = functional.embedding_bag(
+        ids,
+        parameters["input.weight"],
+        offsets,
+        mode="sum",
+        per_sample_weights=values,
+        include_last_offset=True,
+        sparse=True,
+    )
+    hidden = functional.relu(hidden + parameters["input.bias"])
+    layers = (len(parameters) - 2) // 2
+    for layer in range(layers):
+        weight, bias = parameters[f"layer.{layer}.weight"], parameters[f"layer.{layer}.bias"]
+        hidden = (hidden.to(dtype) @ weight.to(dtype).T).float() + bias
+        if layer < layers - 1:
+            hidden = functional.relu(hidden)
+    return hidden
+
+
+def softmax_losses(scores: Tensor, offsets: Tensor, buckets: Tensor) -> Tensor:
+    """Return each row's mean over its labels of -log softmax(scores)[bucket], (n,)."""
+    counts = offsets.diff()
+    rows = torch.repeat_interleave(counts)
+    picked = -functional.log_softmax(scores, dim=1)[rows, buckets.long()]
+    total = torch.zeros(len(counts), dtype=scores.dtype, device=scores.device)
+    return total.index_add(0, rows, picked) / counts.clamp(min=1)
+
+
+def bce_losses(scores: Tensor, offsets: Tensor, buckets: Tensor) -> Tensor:
+    """Return each row's sum over buckets of the binary cross-entropy, labels OR-ed, (n,)."""
+    rows = torch.repeat_interleave(offsets.diff())
+    target = torch.zeros_like(scores)
+    target[rows, buckets.long()] = 1.0
+    return functional.binary_cross_entropy_with_logits(scores, target, reduction="none").sum(1)
+
+
+LOSSES = {"softmax": softmax_losses, "bce": bce_losses}
+
+
+@torch.no_grad()
+def adagrad_rows(table: Tensor, gradient: Tensor, state: Tensor, rate: float) -> None:
+    """Row-wise Adagrad in place: one accumulator a row (Duchi et al. 2011).
+
+    Args:
+        table: (d, h).
+        gradient: (d, h), sparse.
+        state: (d,), the sums of the rows' mean squared gradients.
+        rate: the learning rate.
+    """
+    gradient = gradient.coalesce()
+    rows, values = gradient.indices()[0], gradient.values()
+    state[rows] += values.square().mean(1)
+    table[rows] -= rate / (state[rows].sqrt() + 1e-10).unsqueeze(1) * values
+
+
+@torch.no_grad()
+def adam(
+    weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float, step: int
+) -> None:
+    """Adam in place with betas (0.9, 0.999) and epsilon 1e-8 (Kingma and Ba 2015)."""
+    first.lerp_(gradient, 0.1)
+    second.lerp_(gradient.square(), 0.001)
+    unbiased = (second / (1 - 0.999**step)).sqrt() + 1e-8
+    weight -= rate / (1 - 0.9**step) * first / unbiased

@@ -1,0 +1,26 @@
+"""Parquet shards as an endless supply of shuffled tables that can resume exactly.
+
+The order of an epoch is a pure function of (seed, world, epoch) and the shards'
+metadata. Row groups are permuted; a few are read side by side, in slices, until
+a block is full; the rows of a block are permuted. Blocks have the same number
+of rows whatever the size of the files' row groups, so memory depends on
+`data.block_rows` alone.
+"""
+
+from workers.shards.files import ShardSet, read_table
+from workers.shards.order import LANES, Position, Slice, plan_epoch, steps_per_epoch
+from workers.shards.reading import Block, check_rows, shuffled_blocks, tables_in_order
+
+__all__ = [
+    "LANES",
+    "Block",
+    "Position",
+    "ShardSet",
+    "Slice",
+    "check_rows",
+    "plan_epoch",
+    "read_table",
+    "shuffled_blocks",
+    "steps_per_epoch",
+    "tables_in_order",
+]

@@ -1,0 +1,24 @@
+"""Every path of a run, and the only code that writes one.
+
+Object stores have no rename, no append and no conditional put, so a folder
+counts only once its `COMMIT` is there: the files first, then `COMMIT` with the
+size and sha256 of each. On a local disk every single file is written under
+another name, synced, renamed, and its folder synced. What is committed is
+verified when it is read.
+"""
+
+from workers.storage.files import Source, Storage
+from workers.storage.formats import COMMIT, FileEntry, Manifest, from_json, to_json
+from workers.storage.paths import Checkpoint, RunPaths
+
+__all__ = [
+    "COMMIT",
+    "Checkpoint",
+    "FileEntry",
+    "Manifest",
+    "RunPaths",
+    "Source",
+    "Storage",
+    "from_json",
+    "to_json",
+]

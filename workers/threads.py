@@ -1,0 +1,85 @@
+"""The one thread pool that computes: chunks of fixed size, any number of threads.
+
+Torch's own threads are switched off inside the pool. Splitting the work here
+keeps a chunk's data in its core's cache from one operation to the next, leaves
+no spinning OpenMP threads behind, and makes results independent of how many
+threads there are, because the chunks are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any
+
+import torch
+
+Task = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Pool:
+    """Threads that work through lists of tasks.
+
+    Args:
+        threads: how many; 0 takes one for each CPU that this process may use.
+    """
+
+    def __init__(self, threads: int = 0) -> None:
+        self.threads = threads or available_cpus()
+        self._executor = ThreadPoolExecutor(
+            self.threads,
+            thread_name_prefix="manyworlds-compute",
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
+
+    def run(self, function: Callable[..., None], chunks: Sequence[tuple[Any, ...]]) -> None:
+        """Call `function(*chunk)` for every chunk and return when all are done."""
+        self.run_tasks([(function, chunk) for chunk in chunks])
+
+    def run_tasks(self, tasks: Sequence[Task]) -> None:
+        """Run unlike tasks side by side and return when all are done.
+
+        Raises:
+            Exception: what the first failing task raised; the others have ended by then.
+        """
+        queue = itertools.count()
+
+        def work() -> None:
+            while (position := next(queue)) < len(tasks):
+                function, arguments = tasks[position]
+                function(*arguments)
+
+        workers = min(self.threads, len(tasks))
+        futures = [self._executor.submit(work) for _ in range(workers)]
+        wait(futures)
+        for future in futures:
+            future.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._executor.shutdown()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def spans(length: int, size: int) -> list[tuple[int, int]]:
+    """Cut [0, length) into (start, stop) pairs of `size`, the last one shorter."""
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
