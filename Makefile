@@ -38,8 +38,8 @@ format: .venv/.stamp ## Bring the code into shape, where that can be done by pro
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench-accuracy: .venv-bench/.stamp ## Measure accuracy beside peers; needs MANYWORLDS_DATA; resumable
-	@.venv-bench/bin/python -m benchmarks.accuracy
+bench-accuracy: .venv/.stamp .venv-bench/.stamp ## Measure accuracy beside peers; needs MANYWORLDS_DATA; resumable
+	@.venv/bin/python -m benchmarks.accuracy --peers-python .venv-bench/bin/python
 
 clean: ## Remove builds and caches
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from orchestrator.api import resume, train
     from orchestrator.config import RunConfig
     from orchestrator.config import load as load_config
-    from orchestrator.ensemble import Ensemble
+    from orchestrator.ensemble.ensemble import Ensemble
 
 __all__ = ["Ensemble", "RunConfig", "load_config", "resume", "train"]
 
 _HOMES = {
-    "Ensemble": ("orchestrator.ensemble", "Ensemble"),
+    "Ensemble": ("orchestrator.ensemble.ensemble", "Ensemble"),
     "RunConfig": ("orchestrator.config", "RunConfig"),
     "load_config": ("orchestrator.config", "load"),
     "resume": ("orchestrator.api", "resume"),

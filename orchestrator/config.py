@@ -193,9 +193,7 @@ class RunConfig:
         return {name: values[name] for name in SETTINGS}
 
     @staticmethod
-    def from_parts(
-        uri: str, identity: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> RunConfig:
+    def from_parts(uri: str, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
         """Return the config of the run at `uri` from its stored `identity` and `settings`.
 
         Raises:

@@ -224,18 +224,17 @@ class Driver:
             cause, message = "error", "it reported success, but committed no weights"
         newest = self._run.paths.newest_checkpoint(event.world)
         last = self._close(world.state.attempts[-1], cause, message, newest.step if newest else 0)
-        state = replace(world.state, attempts=(*world.state.attempts[:-1], last))
-        world.attempt = None
+        attempts = (*world.state.attempts[:-1], last)
+        state = replace(world.state, status="pending", attempts=attempts)
         if finished:
-            self._change(world, replace(state, status="done", winner=finished[0]))
-            return
-        self._change(world, replace(state, status="pending"))
-        if cause == "config":
+            state = replace(state, status="done", winner=finished[0])
+        elif cause == "config" or spent(state, self._retry):
+            state = replace(state, status="failed")
+        self._change(world, state)
+        world.attempt = None
+        world.not_before = self._clock() + pause(state, self._retry, self._seed(world))
+        if cause == "config" and not finished:
             self._give_up(message)
-        if cause == "config" or spent(world.state, self._retry):
-            self._change(world, replace(world.state, status="failed"))
-        else:
-            world.not_before = self._clock() + pause(world.state, self._retry, self._seed(world))
 
     def _start_due(self) -> None:
         due = [world for world in self._pending() if world.not_before <= self._clock()]

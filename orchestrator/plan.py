@@ -37,12 +37,7 @@ class Plan:
 
 
 def plan(config: RunConfig, shards: ShardSet) -> Plan:
-    """Return what a run of `config` on `shards` takes.
-
-    Raises:
-        DataError: a shard lacks a column that `config` names.
-    """
-    shards.check_columns(config.data)
+    """Return what a run of `config` on `shards` takes."""
     size = sum(shards.sizes)
     epoch = steps_per_epoch(
         shards.rows, block_rows=config.data.block_rows, batch_size=config.training.batch_size

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from workers.errors import StorageError
+from workers.storage import RunPaths
 
 Status = Literal["pending", "running", "done", "failed"]
 Cause = Literal["done", "stopped", "preemption", "error", "out_of_memory", "hung", "data", "config"]
@@ -72,6 +73,8 @@ class WorldState:
         )
         if (state.status == "done") != (state.winner is not None):
             raise _altered(where, f"status {state.status} with winner {state.winner}")
+        if state.winner is not None and not RunPaths.is_attempt(state.winner):
+            raise _altered(where, f"winner {state.winner!r}")
         return state
 
 
@@ -79,8 +82,10 @@ def _attempt(values: Any, where: str) -> Attempt:
     if not isinstance(values, dict):
         raise _altered(where, f"attempt {values!r}")
     read = _Fields(values, where)
+    if not RunPaths.is_attempt(name := read.value("name", str)):
+        raise _altered(where, f"attempt {name!r}")
     return Attempt(
-        name=read.value("name", str),
+        name=name,
         started_at=read.value("started_at", str),
         ended_at=read.value("ended_at", str, type(None)),
         cause=read.choice("cause", (None, *get_args(Cause))),

@@ -92,4 +92,6 @@ def _ending(cause: str | None, message: str) -> str:
     if cause is None or cause == "done":
         return ""
     words = cause.replace("_", " ")
-    return f"{words}: {message.splitlines()[0]}" if message else words
+    # A stop was asked for: there is nothing to explain.
+    told = message and cause != "stopped"
+    return f"{words}: {message.splitlines()[0]}" if told else words

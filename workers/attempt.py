@@ -140,6 +140,7 @@ class Attempt:
             "resumed_from": resumed.folder if resumed else None,
             "device": state["device"],
             "bf16": state["bf16"],
+            "computed_on": state["computed_on"],
             "loss": self._last_loss,
             "bucket_accuracy": world.bucket_accuracy,
             "model_sha256": model.sha256,

@@ -13,7 +13,7 @@ class Batch:
     """The features and labels of n rows.
 
     Row i has the features `feature_ids[feature_offsets[i]:feature_offsets[i + 1]]`,
-    no id twice, and the labels `labels[label_offsets[i]:label_offsets[i + 1]]`.
+    no id twice from one column, and the labels `labels[label_offsets[i]:label_offsets[i + 1]]`.
     """
 
     feature_offsets: NDArray[np.int64]

@@ -157,15 +157,15 @@ def first_state(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def prepare_examples(batch: Batch, partition: Partition, dimension: int) -> Examples:
+def prepare_examples(batch: Batch, partition: Partition) -> Examples:
     """Return a batch ready to train on: labels as buckets, features with their rows."""
     buckets = partition.buckets_of(batch.labels)
     offsets = batch.label_offsets
-    if len(buckets) > len(batch):
+    if len(buckets) and np.diff(offsets).max() > 1:
         rows = np.repeat(np.arange(len(batch)), np.diff(offsets))
         buckets = buckets[np.lexsort((buckets, rows))]
     features, starts, rows32, values = cpu.transpose(
-        batch.feature_offsets, batch.feature_ids, batch.feature_values, dimension
+        batch.feature_offsets, batch.feature_ids, batch.feature_values
     )
     weights = np.ones(len(batch), np.float32) if batch.weights is None else batch.weights
     return Examples(
@@ -205,6 +205,14 @@ def choose_bf16(precision: str, device: str) -> bool:
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.cuda.is_bf16_supported())
+
+
+def describe_device(device: str, *, bf16: bool) -> str:
+    """Return the words for what computes: equal words promise equal bits."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    if device != "cpu":
+        kind = torch.cuda.get_device_name(device)
+    return f"{device} {kind} {'bf16' if bf16 else 'fp32'}"
 
 
 def _listing(shapes: Shapes) -> str:

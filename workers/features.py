@@ -28,6 +28,8 @@ Values = NDArray[np.float32]
 _BEGIN, _END = np.uint64(0x110001), np.uint64(0x110002)
 """Marks at the ends of a word in its character n-grams: no Unicode code points."""
 _PRIME = np.uint64(0x100000001B3)
+_SPREAD = 0x9E3779B1
+"""Multiplier that spreads feature ids over a small table (Knuth, TAOCP 3, section 6.4)."""
 _SEED_WORD, _SEED_CHAR = np.uint64(0xCBF29CE484222325), np.uint64(0x84222325CBF29CE4)
 
 
@@ -66,8 +68,7 @@ class Featurizer:
         if labels:
             label_offsets, label_ids = label_lists(table.column(self._data.labels))
             if self._data.weight:
-                column = _flat(table.column(self._data.weight))
-                weights = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+                weights = table.column(self._data.weight).to_numpy().astype(np.float32)
         return Batch(
             feature_offsets=offsets,
             feature_ids=ids,
@@ -86,11 +87,9 @@ class Featurizer:
             )
             values = np.empty(0, np.float32)
         elif name == self._data.dense:
-            vectors = _flat(column)
-            width = vectors.type.list_size
-            values = np.ascontiguousarray(vectors.flatten(), dtype=np.float32)
-            offsets = np.arange(len(vectors) + 1, dtype=np.int64) * width
-            hashes = np.tile(np.arange(width, dtype=np.uint64), len(vectors))
+            offsets, numbers = _lists(column)
+            values = numbers.astype(np.float32, copy=False)
+            hashes = np.tile(np.arange(column.type.list_size, dtype=np.uint64), len(column))
         else:
             offsets, ids = _lists(column)
             hashes = ids.astype(np.int64, copy=False).view(np.uint64)
@@ -132,7 +131,7 @@ def text_ngrams(
     return offsets, hashes
 
 
-def label_lists(column: pa.ChunkedArray) -> tuple[Offsets, NDArray[np.int64]]:
+def label_lists(column: pa.ChunkedArray | pa.Array) -> tuple[Offsets, NDArray[np.int64]]:
     """Return integer labels, one or a list for each row, as offsets and int64 ids."""
     flat = _flat(column)
     if pa.types.is_integer(flat.type):
@@ -159,6 +158,9 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def _lists(column: pa.ChunkedArray | pa.Array) -> tuple[Offsets, NDArray[np.generic]]:
     lists = _flat(column)
+    if pa.types.is_fixed_size_list(lists.type):
+        ends = np.arange(len(lists) + 1, dtype=np.int64) * lists.type.list_size
+        return ends, lists.flatten().to_numpy()
     offsets = lists.offsets.to_numpy().astype(np.int64)
     # flatten() honours a slice's offset, .values would not; nor do the offsets.
     return offsets - offsets[0], lists.flatten().to_numpy()
@@ -263,8 +265,7 @@ def _word_ngrams(
     # history[i] is the hash of the n-gram of i + 1 words that ends before this word.
     for size in range(min(seen, words - 1), 0, -1):
         longer = mix64_jit(history[size - 1] * _PRIME ^ word)
-        if size < words:
-            history[size] = longer
+        history[size] = longer
         out[used] = longer
         used += 1
     history[0] = word
@@ -305,7 +306,16 @@ def fold(
         offsets (n + 1,) int64, ids (folded,) int32 and values (folded,) float32.
     """
     rows = offsets.shape[0] - 1
-    place = np.full(dimension, -1, np.int64)
+    # A row's features are found again in a table of their number, not of d: open addressing,
+    # where `owner` says which entries are this row's.
+    longest = 1
+    for row in range(rows):
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    size = 2
+    while size < 2 * longest:
+        size *= 2
+    place = np.empty(size, np.int64)
+    owner = np.full(size, -1, np.int64)
     ids = np.empty(hashes.shape[0], np.int32)
     out = np.empty(hashes.shape[0], np.float32)
     folded = np.zeros(rows + 1, np.int64)
@@ -315,23 +325,28 @@ def fold(
         begin = used
         for position in range(offsets[row], offsets[row + 1]):
             mixed = mix64_jit(hashes[position] ^ key)
-            feature = np.int64(((mixed & low) * width) >> half)
+            feature = np.int32(((mixed & low) * width) >> half)
             value = values[position] if values.shape[0] else np.float32(1.0)
-            if place[feature] >= begin:
+            slot = (np.int64(feature) * _SPREAD >> 7) & (size - 1)
+            while owner[slot] == row and ids[place[slot]] != feature:
+                slot = (slot + 1) & (size - 1)
+            if owner[slot] == row:
                 if values.shape[0]:
-                    out[place[feature]] += value
+                    out[place[slot]] += value
                 continue
-            place[feature] = used
-            ids[used] = np.int32(feature)
+            owner[slot] = row
+            place[slot] = used
+            ids[used] = feature
             out[used] = value
             used += 1
-        norm = np.float32(0.0)
+        # In float64: the squares of large and of small float32 do not fit into float32.
+        norm = 0.0
         for position in range(begin, used):
-            norm += out[position] * out[position]
-        if norm > np.float32(0.0):
-            scale = np.float32(1.0) / np.sqrt(norm)
+            norm += np.float64(out[position]) * np.float64(out[position])
+        if norm > 0.0:
+            scale = 1.0 / np.sqrt(norm)
             for position in range(begin, used):
-                out[position] *= scale
+                out[position] = np.float32(out[position] * scale)
         folded[row + 1] = used
     return folded, ids[:used].copy(), out[:used].copy()
 

@@ -49,7 +49,7 @@ class Pool:
         """Run unlike tasks side by side and return when all are done.
 
         Raises:
-            Exception: what the first failing task raised; the others have ended by then.
+            Exception: what a failing task raised; no task runs any more by then.
         """
         queue = itertools.count()
 

@@ -26,12 +26,13 @@ from torch import Tensor
 from workers.classifier import (
     BucketClassifier,
     choose_device,
+    describe_device,
     first_state,
     first_weights,
     prepare_examples,
 )
 from workers.config import WorldConfig
-from workers.errors import TrainingError
+from workers.errors import DataError, TrainingError
 from workers.features import Featurizer
 from workers.kernels.steps import Examples
 from workers.partition import partition_for
@@ -84,6 +85,8 @@ class Trained:
     step: int = 0
     position: Position = field(default_factory=Position)
     bucket_accuracy: float | None = None
+    computed_on: tuple[str, ...] = ()
+    """Kinds of device of all attempts, the first one's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +115,21 @@ class World:
         self.device = choose_device(config.runtime.device)
         self._shards = ShardSet(config.data.train)
         self._shards.check_columns(config.data)
+        self._validation = self._open_validation()
         self._pool = Pool(config.runtime.threads)
         weights = {n: t.to(self.device) for n, t in first_weights(config, index).items()}
         self._classifier = BucketClassifier(
             config, weights, first_state(weights), device=self.device, pool=self._pool
         )
         self._featurizer = Featurizer(config.data, config.features, config.seed, index)
-        self._trained = Trained()
-        self.steps = config.training.epochs * steps_per_epoch(
+        self._here = describe_device(self.device, bf16=self._classifier.bf16)
+        self._trained = Trained(computed_on=(self._here,))
+        self._epoch_steps = steps_per_epoch(
             self._shards.rows,
             block_rows=config.data.block_rows,
             batch_size=config.training.batch_size,
         )
+        self.steps = config.training.epochs * self._epoch_steps
 
     @property
     def classifier(self) -> BucketClassifier:
@@ -158,6 +164,7 @@ class World:
             "bucket_accuracy": self._trained.bucket_accuracy,
             "bf16": self._classifier.bf16,
             "device": self.device,
+            "computed_on": list(self._trained.computed_on),
         }
 
     def restore(
@@ -169,6 +176,7 @@ class World:
             step=state["step"],
             position=Position(**state["position"]),
             bucket_accuracy=state["bucket_accuracy"],
+            computed_on=tuple(dict.fromkeys([*state["computed_on"], self._here])),
         )
 
     def train(
@@ -183,26 +191,27 @@ class World:
 
         Args:
             stop: asked before every step; once true, training checkpoints and ends.
-            report: told every `runtime.report_steps` steps and after validation.
+            report: told every `runtime.report_steps` steps and at the end of every epoch.
             checkpoint: called every `runtime.checkpoint_steps` steps.
             clock: seconds, for the rates in reports.
 
         Raises:
             Stopped: if `stop` turned true.
             TrainingError: if the loss is no longer a number; names step and shards.
-            DataError: if rows cannot be trained on.
+            DataError: if rows cannot be trained on; names step, shard and row group.
         """
         meter = _Meter(self.steps, clock)
         runtime = self.config.runtime
         with closing(prefetch(self._batches(), _READY_BATCHES)) as batches:
-            for ready in batches:
+            for ready in self._explained(batches):
                 if stop():
                     checkpoint(self)
                     raise Stopped(f"world {self.index} stopped at step {self.step}")
                 meter.add(self._train_on(ready), len(ready.examples))
-                if self.step == self.steps or ready.after.epoch > ready.block.epoch:
+                ended_epoch = self.step % self._epoch_steps == 0
+                if ended_epoch:
                     self._trained.bucket_accuracy = self._validate()
-                if self.step % runtime.report_steps == 0 or self.step == self.steps:
+                if ended_epoch or self.step % runtime.report_steps == 0:
                     report(meter.progress(self._trained, ready.block.epoch))
                 if self.step % runtime.checkpoint_steps == 0 and self.step < self.steps:
                     checkpoint(self)
@@ -244,23 +253,35 @@ class World:
                     end = min(row + size, rows)
                     batch = self._featurizer.batch(block.table.slice(row, end - row), labels=True)
                     yield _Ready(
-                        prepare_examples(batch, self.partition, self.config.features.dimension),
+                        prepare_examples(batch, self.partition),
                         Position(epoch=block.epoch, block=block.index, row=end),
                         block,
                     )
 
+    def _explained(self, batches: Iterator[_Ready]) -> Iterator[_Ready]:
+        try:
+            yield from batches
+        except DataError as error:
+            place = f"world {self.index}, step {self.step + 1}"
+            raise type(error)(f"{place}: {error}") from error
+
     def _where(self, pieces: tuple[Slice, ...]) -> str:
         return " and ".join(dict.fromkeys(self._shards.where(piece) for piece in pieces))
 
+    def _open_validation(self) -> ShardSet | None:
+        if self.config.data.validation is None:
+            return None
+        shards = ShardSet(self.config.data.validation)
+        shards.check_columns(self.config.data)
+        return shards
+
     def _validate(self) -> float | None:
         data = self.config.data
-        if data.validation is None:
+        if self._validation is None:
             return None
-        shards = ShardSet(data.validation)
-        shards.check_columns(data)
         hits = rows = 0
         for table in tables_in_order(
-            shards, data, rows=_VALIDATION_BATCH, limit=data.validation_rows
+            self._validation, data, rows=_VALIDATION_BATCH, limit=data.validation_rows
         ):
             batch = self._featurizer.batch(table, labels=True)
             best = self._classifier.probabilities(batch).argmax(1)

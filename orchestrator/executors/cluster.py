@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 
@@ -22,6 +23,7 @@ _QUIET = {
 _OBJECT_STORE = 100 << 20
 """Bytes; weights never pass through it."""
 _CPUS_A_WORLD = 4
+_KNOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
     """Join or start a Ray cluster, unless this process is in one already.
 
     Args:
-        address: `auto` (the cluster that RAY_ADDRESS names or that runs on this machine, else a
-            new local one), `local` (a new local one), HOST:PORT or ray://HOST:PORT.
+        address: `auto` (the cluster that RAY_ADDRESS names or that `ray start` started on this
+            machine, else a new local one), `local` (a new local one), HOST:PORT or
+            ray://HOST:PORT.
         resources: of a new local cluster: num_cpus, num_gpus; None: what the machine has.
 
     Returns:
@@ -70,13 +73,15 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
         return False
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if address == "auto" and not os.environ.get("RAY_ADDRESS"):
-        try:
-            _init("auto")
-        except ConnectionError:
-            _init_or_explain("local", resources)
-        return True
-    _init_or_explain(os.environ["RAY_ADDRESS"] if address == "auto" else address, resources)
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or _started_here() or "local"
+    try:
+        _init(address, resources or {})
+    except (ConnectionError, ImportError, OSError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"cluster.address={address}: expected a Ray cluster, found none: {error};"
+            " start one with `ray start --head`, or use cluster.address=local"
+        ) from error
     return True
 
 
@@ -137,18 +142,35 @@ def _cpus(machine: Machine, gpus: float, worlds: int) -> int:
     return max(1, int(machine.cpus) // max(1, sharing))
 
 
-def _init_or_explain(address: str, resources: Mapping[str, float] | None) -> None:
-    try:
-        _init(address, **(resources or {} if address == "local" else {}))
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"cluster.address={address}: expected a Ray cluster, found none:"
-            f" {str(error).strip().splitlines()[0] if str(error).strip() else error!r};"
-            " start one with `ray start --head`, or use cluster.address=local"
-        ) from error
-
-
-def _init(address: str, **resources: Any) -> None:
+def _init(address: str, resources: Mapping[str, float]) -> None:
     if address == "local":
-        resources = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, **resources}
-    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **resources)
+        more = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, **resources}
+    else:
+        more = {}
+        _knock(address)
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)  # type: ignore[arg-type]
+
+
+def _started_here() -> str | None:
+    """Return the address of the cluster that `ray start` left word of, if it is still up."""
+    # Ray's own `auto` also joins clusters that other programs started for themselves.
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+        from ray._private.utils import read_ray_address
+
+        if address := read_ray_address():
+            _knock(address)
+            return str(address)
+    return None
+
+
+def _knock(address: str) -> None:
+    """Connect to an address and leave: Ray itself would try for minutes and then end the process.
+
+    Raises:
+        OSError: nobody is there.
+        ValueError: it is no HOST:PORT.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError("it is no HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()

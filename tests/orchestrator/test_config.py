@@ -177,9 +177,7 @@ def test_typo_in_a_preset_names_the_file(tmp_path: Path) -> None:
     preset = tmp_path / "job.yaml"
     preset.write_text("trainig:\n  epochs: 7\n")
     (problem,) = problems_of(MINIMUM, str(preset))
-    assert problem == (
-        f"trainig.epochs: unknown key; did you mean training.epochs? (in {preset})"
-    )
+    assert problem == (f"trainig.epochs: unknown key; did you mean training.epochs? (in {preset})")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,13 @@ def test_missing_environment_variable_is_told() -> None:
 
 def test_all_problems_are_told_at_once() -> None:
     problems = problems_of(
-        ["data.clases=5", "worlds=many", "training.epochs=0", "partition.buckets=1", "retry.error=0"]
+        [
+            "data.clases=5",
+            "worlds=many",
+            "training.epochs=0",
+            "partition.buckets=1",
+            "retry.error=0",
+        ]
     )
     starts = [problem.split(": ")[0] for problem in problems]
     assert starts == [

@@ -36,6 +36,8 @@ _C1, _C2, _C3, _C4, _C5, _C6 = (
         0.00015403530393381608,
     )
 )
+_SPREAD = 0x9E3779B1
+"""Multiplier that spreads feature ids over a small table (Knuth, TAOCP 3, section 6.4)."""
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -353,9 +355,7 @@ def adagrad_rows(
 
 
 @kernel
-def transpose(
-    offsets: Offsets, ids: Ids, values: Floats, dimension: int
-) -> tuple[Ids, Offsets, Ids, Floats]:
+def transpose(offsets: Offsets, ids: Ids, values: Floats) -> tuple[Ids, Offsets, Ids, Floats]:
     """Turn a batch's rows of features into features with their rows.
 
     Returns:
@@ -363,24 +363,33 @@ def transpose(
         values (features,): feature u stands in rows[starts[u]:starts[u + 1]].
     """
     count = ids.shape[0]
-    place = np.full(dimension, -1, np.int32)
+    # Open addressing, in a table of the batch's size and not of d.
+    size = 2
+    while size < 2 * count:
+        size *= 2
+    place = np.full(size, -1, np.int32)
+    slots = np.empty(count, np.int32)
     features = np.empty(count, np.int32)
     sizes = np.zeros(count + 1, np.int64)
     used = 0
     for position in range(count):
         feature = ids[position]
-        if place[feature] < 0:
-            place[feature] = used
+        slot = (np.int64(feature) * _SPREAD >> 7) & (size - 1)
+        while place[slot] >= 0 and features[place[slot]] != feature:
+            slot = (slot + 1) & (size - 1)
+        if place[slot] < 0:
+            place[slot] = used
             features[used] = feature
             used += 1
-        sizes[place[feature] + 1] += 1
+        slots[position] = place[slot]
+        sizes[slots[position] + 1] += 1
     starts = np.cumsum(sizes[: used + 1])
     free = starts.copy()
     rows = np.empty(count, np.int32)
     out = np.empty(count, np.float32)
     for row in range(offsets.shape[0] - 1):
         for position in range(offsets[row], offsets[row + 1]):
-            slot = place[ids[position]]
+            slot = slots[position]
             rows[free[slot]] = row
             out[free[slot]] = values[position]
             free[slot] += 1

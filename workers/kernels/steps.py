@@ -276,7 +276,7 @@ class TorchSteps:
             else:
                 moments = self._state[f"{name}.first"], self._state[f"{name}.second"]
                 reference.adam(parameter, gradient, *moments, rate, step)
-        return float(loss)
+        return float(loss.detach())
 
     def refresh(self) -> None:
         """See `Steps.refresh`; nothing is kept here."""

@@ -7,9 +7,10 @@ of rows whatever the size of the files' row groups, so memory depends on
 `data.block_rows` alone.
 """
 
+from workers.shards.checks import check_rows
 from workers.shards.files import ShardSet, read_table
 from workers.shards.order import LANES, Position, Slice, plan_epoch, steps_per_epoch
-from workers.shards.reading import Block, check_rows, shuffled_blocks, tables_in_order
+from workers.shards.reading import Block, shuffled_blocks, tables_in_order
 
 __all__ = [
     "LANES",

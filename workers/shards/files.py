@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,19 +42,27 @@ class ShardSet:
             for group in range(file.metadata.num_row_groups)
             if file.metadata.row_group(group).num_rows
         ]
-        self.rows = sum(group.rows for group in self.groups)
+        self._rows = {(group.shard, group.group): group.rows for group in self.groups}
+        self.rows = sum(self._rows.values())
         if not self.rows:
-            raise DataError(f"{uri}: expected rows to train on, found {len(files)} empty shards")
+            raise DataError(
+                f"{uri}: expected rows, found {len(files)} Parquet files without any;"
+                " check what wrote them"
+            )
         self.sizes = [info.size for info in self._filesystem.get_file_info(self.paths)]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this data set from another: each shard's name and shape."""
+        rows, row_groups = Counter[int](), Counter[int]()
+        for group in self.groups:
+            rows[group.shard] += group.rows
+            row_groups[group.shard] += 1
         shards = [
             {
                 "name": Path(path).name,
                 "bytes": size,
-                "rows": sum(group.rows for group in self.groups if group.shard == shard),
-                "row_groups": sum(group.shard == shard for group in self.groups),
+                "rows": rows[shard],
+                "row_groups": row_groups[shard],
                 "schema": [f"{field.name}: {field.type}" for field in schema],
             }
             for shard, (path, size, schema) in enumerate(
@@ -76,7 +85,17 @@ class ShardSet:
                         f" {', '.join(schema.names)}; name the columns with data.text,"
                         " data.indices, data.dense and data.labels"
                     )
-                _check_type(path, name, schema.field(name).type, data)
+                kind, first = schema.field(name).type, self.schemas[0].field(name).type
+                _check_type(path, name, kind, data)
+                if kind != first:
+                    raise DataError(
+                        f"{path}: expected column '{name}' of type {first}, as in"
+                        f" {self.paths[0]}, found {kind}; write all shards with one schema"
+                    )
+
+    def group_rows(self, piece: Slice) -> int:
+        """Return how many rows the row group has that a slice belongs to."""
+        return self._rows[piece.shard, piece.group]
 
     def where(self, piece: Slice) -> str:
         """Return the words that name a slice to a user."""
@@ -139,15 +158,16 @@ def _find(uri: str) -> tuple[pa.fs.FileSystem, list[str]]:
         return filesystem, [path]
     if info.type == pa.fs.FileType.Directory:
         found = filesystem.get_file_info(pa.fs.FileSelector(path))
-        paths = sorted(f.path for f in found if f.path.endswith(".parquet"))
+        paths = sorted(f.path for f in found if f.is_file and f.path.endswith(".parquet"))
     elif isinstance(filesystem, pa.fs.LocalFileSystem):
         paths = sorted(glob.glob(path))
     else:
         paths = _glob(filesystem, path)
     if not paths:
         raise DataError(
-            f"{uri}: expected a Parquet file, a folder of *.parquet files, or a glob,"
-            " found no such file"
+            f"{uri}: expected a Parquet file, a folder of *.parquet files, or a glob, found"
+            f" {'a folder without any' if info.type == pa.fs.FileType.Directory else 'no file'};"
+            " check the path"
         )
     return filesystem, paths
 
@@ -188,7 +208,10 @@ def _check_type(path: str, name: str, kind: pa.DataType, data: DataConfig) -> No
     elif name == data.weight:
         fits, wanted = inner is None and number, "float"
     if not fits:
-        raise DataError(f"{path}: expected column '{name}' of type {wanted}, found {kind}")
+        raise DataError(
+            f"{path}: expected column '{name}' of type {wanted}, found {kind}; write it as that"
+            " type, or name another column"
+        )
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from workers.config import DataConfig
-from workers.errors import BadShardError, DataError
+from workers.errors import BadShardError
 from workers.hashing import derive_seed
 from workers.partition import Permutation
-from workers.shards.files import ShardSet, is_list
+from workers.shards.checks import check_rows
+from workers.shards.files import ShardSet
 from workers.shards.order import Position, Slice, plan_epoch
 
 _READ_ROWS = 16_384
@@ -49,8 +49,9 @@ class _Reader:
         self._open: dict[tuple[int, int], _Cursor] = {}
 
     def read(self, pieces: Sequence[Slice]) -> pa.Table:
-        table = pa.concat_tables([self._read(piece) for piece in pieces])
-        return table.combine_chunks()
+        tables = [self._read(piece) for piece in pieces]
+        # Shards may differ in which columns may hold nulls.
+        return pa.concat_tables(tables, promote_options="default").combine_chunks()
 
     def _read(self, piece: Slice) -> pa.Table:
         key = piece.shard, piece.group
@@ -58,7 +59,8 @@ class _Reader:
         if cursor is None or cursor.at > piece.start:
             cursor = _Cursor(self._shards, piece, self._columns)
         cursor.skip_to(piece.start)
-        table = cursor.take(piece.rows)
+        # Each shard has its own order of columns.
+        table = cursor.take(piece.rows).select(self._columns)
         if cursor.at < cursor.rows:
             self._open[key] = cursor
         check_rows(table, self._data, self._shards.where(piece), piece.start, labels=self._labels)
@@ -70,10 +72,9 @@ class _Cursor:
 
     def __init__(self, shards: ShardSet, piece: Slice, columns: Sequence[str]) -> None:
         self._where = shards.where(piece)
-        whole = next(g for g in shards.groups if (g.shard, g.group) == (piece.shard, piece.group))
-        self.rows = whole.rows
+        self.rows = shards.group_rows(piece)
         self.at = 0
-        small = Slice(piece.shard, piece.group, 0, min(_READ_ROWS, whole.rows))
+        small = Slice(piece.shard, piece.group, 0, min(_READ_ROWS, self.rows))
         self._batches = shards.read(small, columns)
         self._rest: list[pa.RecordBatch] = []
 
@@ -158,54 +159,3 @@ def tables_in_order(
             size = min(rows, group.rows - start, left - start)
             yield reader.read([Slice(group.shard, group.group, start, size)])
         left -= min(group.rows, left)
-
-
-def check_rows(
-    table: pa.Table, data: DataConfig, where: str, first_row: int, *, labels: str = "required"
-) -> None:
-    """Check rows as they are read.
-
-    Args:
-        table: with the columns that `data` names.
-        data: names the columns.
-        where: the words that name the rows' place in an error.
-        first_row: number of the first row there.
-        labels: `required`; `optional`, where lists of them may be empty; or `none`,
-            where there are no labels to check.
-
-    Raises:
-        DataError: for nulls, rows without labels, and labels outside [0, K).
-    """
-    for name in data.columns(labels=labels != "none"):
-        column = table.column(name)
-        values = pc.list_flatten(column) if is_list(column.type) else column
-        if column.null_count or values.null_count:
-            row = pc.index(pc.is_null(column), True).as_py() if column.null_count else -1
-            raise DataError(
-                f"{where}{f', row {first_row + row}' if row >= 0 else ''}: expected a value in"
-                f" column '{name}', found null; fill or drop such rows first"
-            )
-        if labels != "none" and name == data.labels:
-            if labels == "required" and is_list(column.type):
-                _check_some(column, data, where, first_row)
-            _check_range(values, data, where)
-
-
-def _check_some(column: pa.ChunkedArray, data: DataConfig, where: str, first_row: int) -> None:
-    empty = pc.index(pc.equal(pc.list_value_length(column), 0), True).as_py()
-    if empty >= 0:
-        raise DataError(
-            f"{where}, row {first_row + empty}: expected at least one label in column"
-            f" '{data.labels}', found none; drop rows without labels first"
-        )
-
-
-def _check_range(values: pa.ChunkedArray, data: DataConfig, where: str) -> None:
-    bounds = pc.min_max(values).as_py()
-    for label in (bounds["min"], bounds["max"]):
-        if label is not None and not 0 <= label < data.classes:
-            raise DataError(
-                f"{where}: expected labels in [0, {data.classes}), found {label} in column"
-                f" '{data.labels}'; set data.classes to the number of classes, or map the labels"
-                " to ids without gaps"
-            )

@@ -34,7 +34,7 @@ class Manifest:
 
 
 def to_json(values: Mapping[str, Any], *, schema: int = 1) -> bytes:
-    """Return `values`, which have no key "schema" of their own, as JSON with their schema number."""
+    """Return `values`, which have no key "schema", as JSON with their schema number."""
     assert "schema" not in values, "the key is taken by the schema number"
     return json.dumps({"schema": schema, **values}, indent=1, allow_nan=False).encode() + b"\n"
 

@@ -89,6 +89,11 @@ class RunPaths:
         return f"{number:02d}-{token}"
 
     @staticmethod
+    def is_attempt(name: str) -> bool:
+        """Return whether `attempt_name` can have made a name."""
+        return _ATTEMPT.fullmatch(name) is not None
+
+    @staticmethod
     def attempt_number(attempt: str) -> int:
         """Return the number in an attempt's name."""
         return int(attempt.split("-")[0])
@@ -96,7 +101,7 @@ class RunPaths:
     def attempts(self, world: int) -> list[str]:
         """Return the names of the attempts that wrote anything, oldest first."""
         names = self.storage.list(f"{self.world(world)}/attempts")
-        found = [name for name in names if _ATTEMPT.fullmatch(name)]
+        found = [name for name in names if self.is_attempt(name)]
         return sorted(found, key=lambda name: (self.attempt_number(name), name))
 
     def checkpoints(self, world: int) -> Iterator[Checkpoint]:

@@ -1,0 +1,213 @@
+"""Accuracy of merged ensembles beside one network over all classes, and beside peers.
+
+    python -m benchmarks.accuracy [--sets tldr,omw] [--peers-python PYTHON]
+
+Trains R worlds on each set, measures every combiner at R = 1, 2, 4, 8 and 16,
+and writes benchmarks/results/accuracy/SET.json and accuracy.md beside it. For K
+up to 50,000 the same network with an output for every class (a world whose B
+is K) is trained on the same features. Interrupted, it goes on where it was:
+runs are kept in .bench/accuracy, and what the results hold is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from benchmarks.datasets import SETS, BenchmarkSet, find_sets
+from benchmarks.tables import write_table
+from orchestrator import Ensemble, load_config, train
+from orchestrator.config import RunConfig
+from orchestrator.ensemble import Evaluation, evaluate
+from orchestrator.ensemble.combiners import COMBINERS
+from orchestrator.views import WorldView
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / ".bench" / "accuracy"
+RESULTS = ROOT / "benchmarks" / "results"
+PEERS = ("omikuji", "pecos")
+ONE_VS_ALL = 50_000
+"""Most classes for which one network over all of them is trained."""
+KS = (1, 5, 10, 20, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """How one set is trained; what is not said here is the default of `conf/default.yaml`."""
+
+    worlds: int = 8
+    buckets: int = 4096
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+JOBS: Mapping[str, Job] = {
+    "api_search": Job(worlds=16),
+    "tldr": Job(worlds=16, buckets=1647),
+    "omw": Job(),
+    "debian_depends": Job(),
+    "diginetica": Job(),
+    "gowalla": Job(),
+}
+"""B is at most K / 4, so that there is something to hash."""
+
+
+def main() -> None:
+    """Measure the sets that are asked for and there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", default=",".join(SETS), help="comma-separated")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="interpreter that has the peers"
+    )
+    arguments = parser.parse_args()
+    found, left_out = find_sets(arguments.sets.split(","))
+    for line in left_out:
+        print(line)
+    for chosen in found:
+        measure(chosen, JOBS[chosen.name])
+        for peer in PEERS:
+            measure_peer(chosen, peer, arguments.peers_python)
+        write_table(RESULTS)
+    print(f"table: {(RESULTS / 'accuracy.md').relative_to(ROOT)}")
+
+
+def measure(chosen: BenchmarkSet, job: Job) -> None:
+    """Train and measure the worlds and the one network of a set, unless that was done."""
+    path = RESULTS / "accuracy" / f"{chosen.name}.json"
+    ensemble = settings(chosen, job, "mach", worlds=job.worlds, buckets=job.buckets)
+    single = settings(chosen, job, "one-vs-all", worlds=1, buckets=chosen.classes)
+    wanted = {"mach": described(ensemble)}
+    if chosen.classes <= ONE_VS_ALL:
+        wanted["one_vs_all"] = described(single)
+    old = json.loads(path.read_text()) if path.exists() else {}
+    parts = {key: old[key] for key in wanted if old.get(key, {}).get("settings") == wanted[key]}
+    if "mach" not in parts:
+        parts["mach"] = trained(chosen, ensemble, tuple(COMBINERS))
+    if "one_vs_all" in wanted and "one_vs_all" not in parts:
+        parts["one_vs_all"] = trained(chosen, single, ("mean",))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"schema": 1, "set": chosen.name, "classes": chosen.classes, "machine": machine()}
+    path.write_text(json.dumps({**header, **parts}, indent=1) + "\n")
+
+
+def settings(chosen: BenchmarkSet, job: Job, name: str, *, worlds: int, buckets: int) -> RunConfig:
+    """Return the settings of one run on a set."""
+    values = {
+        "run": RUNS / chosen.name / name,
+        "worlds": worlds,
+        "partition.buckets": buckets,
+        "data.train": chosen.train,
+        "data.classes": chosen.classes,
+        "data.text": f"[{','.join(chosen.text)}]",
+        "data.indices": chosen.indices or "null",
+        "data.values": chosen.values or "null",
+        "data.labels": chosen.labels,
+        "runtime.report_steps": 200,
+        "cluster.address": "none",
+        **job.settings,
+    }
+    return load_config(overrides=[f"{key}={value}" for key, value in values.items()])
+
+
+def described(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that make a result what it is, without any path."""
+    identity = config.identity()
+    for key in ("train", "validation", "class_names"):
+        identity["data"].pop(key)
+    return {"worlds": config.worlds, **identity}
+
+
+def trained(chosen: BenchmarkSet, config: RunConfig, combiners: Sequence[str]) -> dict[str, Any]:
+    """Train a run to its end, measure it, and return what is kept of that."""
+    summary = train(config, listener=lines(chosen.name))
+    if summary.ensemble is None:
+        raise SystemExit(f"{chosen.name}: {summary.error or dict(summary.failed)}")
+    receipts = [
+        json.loads(path.read_text())
+        for path in Path(config.run).glob("worlds/*/attempts/*/final/receipt.json")
+    ]
+    began = time.monotonic()
+    measured = evaluate(
+        Ensemble.load(summary.ensemble),
+        str(chosen.test),
+        ks=KS,
+        combiners=combiners,
+        leave_out=chosen.indices if chosen.leave_out_inputs else None,
+    )
+    return {
+        "settings": described(config),
+        "seconds_a_world": round(float(np.median([r["seconds"] for r in receipts])), 1),
+        "seconds_to_measure": round(time.monotonic() - began, 1),
+        "rows": measured.rows,
+        "metrics": nested(measured),
+    }
+
+
+def nested(measured: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+    """Return metrics by combiner and number of worlds, rounded."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for (combiner, worlds), metrics in measured.metrics.items():
+        kept = {key: round(value, 5) for key, value in metrics.items()}
+        result.setdefault(combiner, {})[str(worlds)] = kept
+    return result
+
+
+def measure_peer(chosen: BenchmarkSet, peer: str, python: str) -> None:
+    """Train and measure a peer with its defaults, unless that was done."""
+    path = RESULTS / "peers" / f"{chosen.name}-{peer}.json"
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{chosen.name}: {peer}", flush=True)
+    command = ["-m", "benchmarks.peers", "--set", chosen.name, "--peer", peer, "--out", str(path)]
+    if subprocess.run([python, *command], cwd=ROOT).returncode:
+        print(f"{chosen.name}: {peer} did not finish; it is left out of the table")
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine in words."""
+    return {
+        "cpu": next(
+            (
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            platform.machine(),
+        ),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+    }
+
+
+def lines(name: str) -> Callable[[Sequence[WorldView]], None]:
+    """Return what prints a line whenever a world ends."""
+    told = 0
+
+    def tell(views: Sequence[WorldView]) -> None:
+        nonlocal told
+        done = sum(view.state == "done" for view in views)
+        if done != told:
+            told = done
+            print(f"{name}: {done} of {len(views)} worlds", flush=True)
+
+    return tell
+
+
+if __name__ == "__main__":
+    main()

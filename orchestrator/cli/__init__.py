@@ -1,0 +1,66 @@
+"""The command `manyworlds VERB ...`.
+
+What a verb needs is imported when it runs, so that `manyworlds --help` and a
+typo are answered at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from orchestrator.cli.arguments import Arguments, parse
+from workers.errors import ManyworldsError
+
+__all__ = ["main"]
+
+REFUSED, INTERRUPTED = 2, 130
+"""Exit codes; 130 is what shells report for Ctrl-C."""
+
+_HOMES = {
+    "train": "training",
+    "resume": "training",
+    "status": "training",
+    "merge": "training",
+    "evaluate": "asking",
+    "predict": "asking",
+    "doctor": "examining",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        words: without the program's name; None: those of this process.
+
+    Returns:
+        0 if all went well, 1 if worlds failed, 2 if the command was refused,
+        130 after Ctrl-C.
+    """
+    arguments = parse(sys.argv[1:] if words is None else words)
+    try:
+        home = importlib.import_module(f"orchestrator.cli.{_HOMES[arguments.verb]}")
+        return int(getattr(home, arguments.verb)(arguments))
+    except ManyworldsError as error:
+        print(f"manyworlds {arguments.verb}: {_indented(str(error))}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print(f"\n{_after_interrupt(arguments)}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _indented(message: str) -> str:
+    lines = message.splitlines() or ["no reason given"]
+    return lines[0] if len(lines) == 1 else "\n".join(["", *(f"  {line}" for line in lines)])
+
+
+def _after_interrupt(arguments: Arguments) -> str:
+    command = arguments.carry_on()
+    if command is None:
+        return f"manyworlds {arguments.verb}: interrupted."
+    return (
+        f"manyworlds {arguments.verb}: interrupted. Finished worlds and committed checkpoints are"
+        f" kept; carry on with\n  {command}"
+    )

@@ -1,0 +1,174 @@
+"""The words of a command line, taken apart."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.errors import ConfigError
+
+DESCRIPTION = """\
+Classifiers over 10^4 to 10^8 classes: worlds that train apart, merged into one
+ensemble that answers. `manyworlds VERB --help` tells more about each verb."""
+
+EXAMPLES = {
+    "train": """\
+  manyworlds train quickstart run=runs/a data.train=rows data.classes=30000 data.text=[query]
+  manyworlds train my-job.yaml worlds=16 cluster.gpus_per_world=0.5 --dry-run
+Every key=value is a setting: conf/default.yaml lists them all with their defaults.
+The same command on the same run carries on where it stands.""",
+    "resume": """\
+  manyworlds resume runs/a
+  manyworlds resume runs/a --worlds 3,7
+  manyworlds resume s3://bucket/a cluster.max_parallel=4""",
+    "status": "  manyworlds status runs/a",
+    "merge": "  manyworlds merge runs/a --min-worlds 6",
+    "evaluate": "  manyworlds evaluate runs/a data=held-out.parquet --k 1,5,10,100",
+    "predict": "  manyworlds predict runs/a 'cumulative product along an axis' --k 5 --json",
+    "doctor": "  manyworlds doctor s3://bucket/runs",
+}
+
+HELP = {
+    "train": "train the worlds of a run and merge them",
+    "resume": "go on with the worlds of a run that are not done, failed ones included",
+    "status": "show the worlds of a run, their attempts and how those ended",
+    "merge": "merge the worlds that are done into an ensemble",
+    "evaluate": "measure an ensemble on labelled rows",
+    "predict": "answer queries with the top classes",
+    "doctor": "look at what this machine offers and lacks",
+}
+"""The verbs, in the order of use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """One command line."""
+
+    verb: str
+    words: tuple[str, ...] = ()
+    """All that is neither verb nor option."""
+    dry_run: bool = False
+    worlds: tuple[int, ...] | None = None
+    min_worlds: int | None = None
+    k: tuple[int, ...] | None = None
+    json: bool = False
+    take_over: bool = False
+
+    def first(self, what: str) -> str:
+        """Return the first word.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.words:
+            return self.words[0]
+        raise self.wrong(f"{what}, found nothing")
+
+    def only(self, what: str) -> str:
+        """Return the first word of a verb that takes just one.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        if len(self.words) > 1:
+            raise self.wrong(f"{what}, found {', '.join(self.words)}")
+        return self.first(what)
+
+    def wrong(self, expected: str) -> ConfigError:
+        """Return the error that says what was expected, with an example."""
+        return ConfigError(f"expected {expected}; for example\n{EXAMPLES[self.verb]}")
+
+    def carry_on(self) -> str | None:
+        """Return the command that goes on after an interruption; None: there is nothing to do."""
+        if self.verb not in ("train", "resume"):
+            return None
+        options = [] if self.worlds is None else ["--worlds", ",".join(map(str, self.worlds))]
+        return shlex.join(["manyworlds", self.verb, *self.words, *options])
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """Return a command line taken apart; ends the process on --help and on wrong options."""
+    root = parser()
+    known, rest = root.parse_known_args(list(words))
+    for word in rest:
+        if word.startswith("--") and "=" in word and "." in word:
+            root.error(f"unknown option {word}; settings have no dashes: {word.lstrip('-')}")
+        if word.startswith("-"):
+            root.error(f"unknown option {word}; `manyworlds {known.verb} --help` lists them")
+    values = vars(known)
+    positional = (*values.pop("words", ()), *rest)
+    return Arguments(words=positional, **values)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    root = argparse.ArgumentParser(
+        prog="manyworlds",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
+    made = {verb: _verb(verbs, verb) for verb in HELP}
+    _words(made["train"], "[PRESET] key=value", "a preset, and settings over it")
+    made["train"].add_argument("--dry-run", action="store_true", help="say what it takes, and end")
+    _words(made["resume"], "RUN [key=value]", "the run, and settings that may change")
+    made["resume"].add_argument(
+        "--worlds", type=_numbers, metavar="N,...", help="only these, also if they are failed"
+    )
+    for verb in ("train", "resume"):
+        made[verb].add_argument(
+            "--take-over", action="store_true", help="drive the run even if another driver seems to"
+        )
+    _words(made["status"], "RUN", "the run")
+    _words(made["merge"], "RUN", "the run")
+    made["merge"].add_argument(
+        "--min-worlds", type=_positive, metavar="N", help="be content with N finished worlds"
+    )
+    _words(made["evaluate"], "RUN|ENSEMBLE data=PATH", "what to measure, and labelled Parquet rows")
+    made["evaluate"].add_argument("--k", type=_ranks, metavar="N,...", help="default: 1,5,10,100")
+    _words(made["predict"], "RUN|ENSEMBLE TEXT", "what to ask, and the queries")
+    made["predict"].add_argument(
+        "--k", type=_one_rank, metavar="N", help="classes each; default: 10"
+    )
+    made["predict"].add_argument("--json", action="store_true", help="one JSON object a query")
+    _words(made["doctor"], "[STORAGE]", "a folder or URI to try; default: this folder")
+    return root
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        verb,
+        help=HELP[verb],
+        description=HELP[verb].capitalize() + ".",
+        epilog="examples:\n" + EXAMPLES[verb],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _words(verb: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    verb.add_argument("words", nargs="*", metavar=metavar, help=text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
+
+
+def _one_rank(text: str) -> tuple[int, ...]:
+    return (_positive(text),)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected world numbers such as 3,7, found {text!r}")
+    return tuple(sorted({int(part) for part in parts}))

@@ -1,0 +1,77 @@
+"""The verbs that make a run or look at one: train, resume, status, merge."""
+
+from __future__ import annotations
+
+import sys
+
+from orchestrator import api, config, display
+from orchestrator.cli import reports
+from orchestrator.cli.arguments import Arguments
+from orchestrator.cli.output import draw, following, show
+from orchestrator.inputs import open_inputs
+from orchestrator.plan import plan
+from orchestrator.words import plural
+
+OK, WORLDS_FAILED, GAVE_UP = 0, 1, 2
+"""Exit codes."""
+
+_RUN = "a run: the folder or URI that `manyworlds train` was given as run="
+
+
+def train(arguments: Arguments) -> int:
+    """Train a run from a preset and settings, or with --dry-run say what that takes."""
+    presets = [word for word in arguments.words if "=" not in word]
+    if len(presets) > 1:
+        raise arguments.wrong(f"one preset and key=value settings, found {', '.join(presets)}")
+    settings = [word for word in arguments.words if "=" in word]
+    wanted = config.load(presets[0] if presets else None, settings)
+    if arguments.dry_run:
+        show([*reports.dry_run(wanted, plan(wanted, open_inputs(wanted))), ""])
+        show(following([["train", *arguments.words], ["doctor", wanted.run]]))
+        return OK
+    many = plural(wanted.worlds, "world")
+    show([f"run {wanted.run}: {many}, {reports.placement(wanted.cluster)}"])
+    with display.choose() as shown:
+        summary = api.train(wanted, listener=shown.show, take_over=arguments.take_over)
+    return _finished(summary)
+
+
+def resume(arguments: Arguments) -> int:
+    """Go on with a run as its storage has it."""
+    run = arguments.first(_RUN)
+    with display.choose() as shown:
+        summary = api.resume(
+            run,
+            arguments.worlds,
+            overrides=arguments.words[1:],
+            listener=shown.show,
+            take_over=arguments.take_over,
+        )
+    return _finished(summary)
+
+
+def status(arguments: Arguments) -> int:
+    """Show the worlds of a run and their attempts, from storage."""
+    found = api.status(arguments.only(_RUN))
+    draw(display.table(found.views), reports.attempts(found.states))
+    show(following(reports.next_of_run(found)))
+    return OK
+
+
+def merge(arguments: Arguments) -> int:
+    """Merge the worlds of a run that are done."""
+    run = arguments.only(_RUN)
+    ensemble = api.merge(run, min_worlds=arguments.min_worlds)
+    show([f"merged into {ensemble}", ""])
+    show(following(reports.questions(run, api.status(run).config.data)))
+    return OK
+
+
+def _finished(summary: api.RunSummary) -> int:
+    found = api.status(summary.run)
+    show([*reports.outcome(summary, found), ""])
+    show(following(reports.next_of_run(found, merged=summary.ensemble is not None)))
+    if summary.error:
+        print(f"manyworlds: {summary.error}", file=sys.stderr)
+        return GAVE_UP
+    return WORLDS_FAILED if summary.failed else OK

@@ -1,0 +1,41 @@
+"""The files that a run will need, looked at before anything is spent."""
+
+from __future__ import annotations
+
+from orchestrator.config import RunConfig
+from workers.config import DataConfig
+from workers.errors import DataError
+from workers.shards import ShardSet
+
+
+def open_inputs(config: RunConfig) -> ShardSet:
+    """Return the training shards, once all inputs look as the settings say.
+
+    Opens every shard of the training and the held-out rows, and the class names; reads
+    metadata only.
+
+    Raises:
+        DataError: a file, a column or a class name is missing, or of another type.
+    """
+    shards = ShardSet(config.data.train)
+    shards.check_columns(config.data)
+    if config.data.validation is not None:
+        ShardSet(config.data.validation).check_columns(config.data)
+    if config.data.class_names is not None:
+        _check_names(config.data.class_names, config.data)
+    return shards
+
+
+def _check_names(uri: str, data: DataConfig) -> None:
+    names = ShardSet(uri)
+    for path, schema in zip(names.paths, names.schemas, strict=True):
+        if not {"id", "name"} <= set(schema.names):
+            raise DataError(
+                f"{path}: expected columns id and name, found {', '.join(schema.names)};"
+                " data.class_names is a Parquet file with a row for each class"
+            )
+    if names.rows != data.classes:
+        raise DataError(
+            f"{uri}: expected {data.classes:,} class names, one for each of data.classes,"
+            f" found {names.rows:,}; add or remove rows, or correct data.classes"
+        )
