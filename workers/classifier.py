@@ -58,14 +58,16 @@ class BucketClassifier:
         self.state = state or {}
         self.bf16 = choose_bf16(config.training.precision, device)
         self._rates = config.optimizer
-        loss = config.model.loss
+        loss, relu = config.model.loss, config.model.activation == "relu"
         self._steps: Steps
         if device == "cpu":
             self._steps = CpuSteps(
-                self.parameters, self.state, loss=loss, bf16=self.bf16, pool=pool
+                self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16, pool=pool
             )
         else:
-            self._steps = TorchSteps(self.parameters, self.state, loss=loss, bf16=self.bf16)
+            self._steps = TorchSteps(
+                self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16
+            )
 
     def train_step(self, examples: Examples, *, step: int, factor: float) -> float:
         """Make one step of the optimiser and return the batch's loss.
@@ -131,13 +133,14 @@ def first_weights(config: WorldConfig, world: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(derive_seed(config.seed, world, "weights") >> 1)
     shapes = parameter_shapes(config)
     last = f"layer.{len(config.model.hidden) - 1}"
+    relu = config.model.activation == "relu"
     weights = {}
     for name, shape in shapes.items():
         tensor = torch.zeros(shape)
         if name == "input.weight":
             tensor.normal_(0, _INPUT_SCALE, generator=generator)
         elif name.endswith(".weight"):
-            gain = 1.0 if name.startswith(last) else 2.0
+            gain = 2.0 if relu and not name.startswith(last) else 1.0
             tensor.normal_(0, (gain / shape[1]) ** 0.5, generator=generator)
         elif name.startswith(last) and config.model.loss == "bce":
             # With binary cross-entropy a bucket starts as unlikely as one in B.

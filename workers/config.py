@@ -130,6 +130,9 @@ class ModelConfig:
 
     hidden: tuple[int, ...] = (256,)
     """Widths of the hidden layers; the first is the width h of the embedding."""
+    activation: Literal["linear", "relu"] = "relu"
+    """Of the hidden layers. `linear`: one hidden layer is then a factorised linear classifier,
+    which generalises better from few rows a class."""
     loss: Literal["softmax", "bce"] = "softmax"
     """`softmax`: cross-entropy against the row's labels with equal shares; `bce`: a yes or no
     for every bucket."""

@@ -127,11 +127,11 @@ def demand_of(
     """
     if gpus == "auto":
         gpus = 1 if any(machine.gpus >= 1 for machine in found) else 0
-    if cpus == "auto":
-        useful = [item for item in found if item.cpus >= 1 and (gpus == 0 or item.share(gpus))]
-        each = -(-worlds // max(1, len(useful)))
-        cpus = min((_cpus(item, gpus, each) for item in useful), default=1)
-    return Demand(cpus, gpus)
+    if cpus != "auto":
+        return Demand(cpus, gpus)
+    useful = [item for item in found if item.cpus >= 1 and (gpus == 0 or item.share(gpus))]
+    each = -(-worlds // max(1, len(useful)))
+    return Demand(min((_cpus(item, gpus, each) for item in useful), default=1), gpus)
 
 
 def _cpus(machine: Machine, gpus: float, worlds: int) -> int:

@@ -37,6 +37,7 @@ from orchestrator.executors.base import (
 from orchestrator.state import Cause
 from workers.config import WorldConfig
 from workers.errors import RunError
+from workers.storage import Storage
 
 _LONG_POLL = 1.0
 """Seconds that an actor waits for news before it answers that there are none; delays `stop`."""
@@ -148,7 +149,8 @@ class RayExecutor:
         local_resources: Mapping[str, float] | None = None,
     ) -> None:
         self._connected = cluster.connect(address, local_resources)
-        self._run_uri = run_uri
+        # Actors have working directories of their own.
+        self._run_uri = Storage(run_uri).uri
         self._function = attempt
         machines = list(cluster.machines().values())
         self.demand = cluster.demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)

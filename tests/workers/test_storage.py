@@ -303,6 +303,12 @@ def test_a_uri_that_cannot_work_is_refused(uri: str) -> None:
         Storage(uri)
 
 
+def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
+    with pytest.raises(StorageError, match="expected a URI without credentials") as refused:
+        Storage("s3://key:secret@bucket/run")
+    assert "secret" not in str(refused.value).replace("AWS_SECRET_ACCESS_KEY", "")
+
+
 def test_a_path_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     storage = Storage(str(tmp_path / "file"))

@@ -106,9 +106,11 @@ def embedding_bag(
     values: Floats,
     table: Floats,
     bias: Floats,
+    floor: float,
     out: Numbers,
 ) -> None:
-    """Write out[i] = relu(bias + the sum of values * table[ids] over row i's features)."""
+    """Write out[i] = max(floor, bias + the sum of values * table[ids] over row i's features)."""
+    floor32 = np.float32(floor)
     width = table.shape[1]
     total = np.empty(width, np.float32)
     for row in range(start, stop):
@@ -121,16 +123,17 @@ def embedding_bag(
                 total[j] += value * source[j]
         target = out[row]
         for j in range(width):
-            _store(target, j, max(total[j], _ZERO))
+            _store(target, j, max(total[j], floor32))
 
 
 @kernel
-def bias_relu(start: int, stop: int, activations: Numbers, bias: Floats) -> None:
-    """Turn products into activations in place: relu(x + bias)."""
+def activate(start: int, stop: int, activations: Numbers, bias: Floats, floor: float) -> None:
+    """Turn products into activations in place: max(floor, x + bias)."""
+    floor32 = np.float32(floor)
     for row in range(start, stop):
         line = activations[row]
         for j in range(line.shape[0]):
-            _store(line, j, max(_load(line[j]) + bias[j], _ZERO))
+            _store(line, j, max(_load(line[j]) + bias[j], floor32))
 
 
 @kernel

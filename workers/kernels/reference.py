@@ -16,7 +16,13 @@ Parameters = Mapping[str, Tensor]
 
 
 def logits(
-    parameters: Parameters, offsets: Tensor, ids: Tensor, values: Tensor, *, dtype: torch.dtype
+    parameters: Parameters,
+    offsets: Tensor,
+    ids: Tensor,
+    values: Tensor,
+    *,
+    relu: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return the (n, B) logits of n rows of features, products in `dtype`.
 
@@ -26,8 +32,10 @@ def logits(
         offsets: (n + 1,) int64.
         ids: (features,) int64; row i has those between its offsets.
         values: (features,) float32.
+        relu: whether hidden layers are rectified; else they are linear.
         dtype: float32 or bfloat16.
     """
+    activate = functional.relu if relu else torch.nn.Identity()
     hidden = functional.embedding_bag(
         ids,
         parameters["input.weight"],
@@ -37,13 +45,13 @@ def logits(
         include_last_offset=True,
         sparse=True,
     )
-    hidden = functional.relu(hidden + parameters["input.bias"])
+    hidden = activate(hidden + parameters["input.bias"])
     layers = (len(parameters) - 2) // 2
     for layer in range(layers):
         weight, bias = parameters[f"layer.{layer}.weight"], parameters[f"layer.{layer}.bias"]
         hidden = (hidden.to(dtype) @ weight.to(dtype).T).float() + bias
         if layer < layers - 1:
-            hidden = functional.relu(hidden)
+            hidden = activate(hidden)
     return hidden
 
 

@@ -6,6 +6,7 @@ checkpoint of one opens in the other.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,13 +80,23 @@ class CpuSteps:
         parameters: contiguous float32 tensors on the CPU, updated in place.
         state: the optimiser's, likewise.
         loss: `softmax` or `bce`.
+        relu: whether hidden layers are rectified; else they are linear.
         bf16: whether matrix products are taken in bf16.
         pool: where tasks run.
     """
 
     def __init__(
-        self, parameters: Tensors, state: Tensors, *, loss: str, bf16: bool, pool: Pool
+        self,
+        parameters: Tensors,
+        state: Tensors,
+        *,
+        loss: str,
+        relu: bool = True,
+        bf16: bool,
+        pool: Pool,
     ) -> None:
+        self._relu = relu
+        self._floor = 0.0 if relu else -math.inf
         self._parameters = parameters
         self._state = state
         self._pool = pool
@@ -140,12 +151,15 @@ class CpuSteps:
     def _forward(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
         table, bias = self._arrays["input.weight"], self._arrays["input.bias"]
         first = bits(activations[0])
-        cpu.embedding_bag(start, stop, rows.offsets, rows.ids, rows.values, table, bias, first)
+        cpu.embedding_bag(
+            start, stop, rows.offsets, rows.ids, rows.values, table, bias, self._floor, first
+        )
         for layer, weight in enumerate(self._products):
             out = activations[layer + 1]
             torch.mm(activations[layer][start:stop], weight.T, out=out[start:stop])
             if layer < self._layers - 1:
-                cpu.bias_relu(start, stop, bits(out), self._arrays[f"layer.{layer}.bias"])
+                bias = self._arrays[f"layer.{layer}.bias"]
+                cpu.activate(start, stop, bits(out), bias, self._floor)
 
     def _there_and_back(
         self,
@@ -173,7 +187,8 @@ class CpuSteps:
             torch.mm(
                 deltas[layer + 1][start:stop], self._products[layer], out=deltas[layer][start:stop]
             )
-            cpu.relu_gradient(start, stop, bits(deltas[layer]), bits(activations[layer]))
+            if self._relu:
+                cpu.relu_gradient(start, stop, bits(deltas[layer]), bits(activations[layer]))
 
     def _input_tasks(
         self, examples: Examples, delta: Tensor, input_rate: float, unbiased: tuple[float, float]
@@ -252,7 +267,10 @@ class TorchSteps:
     Args: as for `CpuSteps`; the tensors are on the device that computes.
     """
 
-    def __init__(self, parameters: Tensors, state: Tensors, *, loss: str, bf16: bool) -> None:
+    def __init__(
+        self, parameters: Tensors, state: Tensors, *, loss: str, relu: bool = True, bf16: bool
+    ) -> None:
+        self._relu = relu
         self._parameters = parameters
         self._state = state
         self._loss = loss
@@ -290,8 +308,9 @@ class TorchSteps:
 
     def _logits(self, parameters: Tensors, rows: Rows) -> Tensor:
         offsets, ids = self._tensor(rows.offsets), self._tensor(rows.ids).long()
+        values = self._tensor(rows.values)
         return reference.logits(
-            parameters, offsets, ids, self._tensor(rows.values), dtype=self._dtype
+            parameters, offsets, ids, values, relu=self._relu, dtype=self._dtype
         )
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:

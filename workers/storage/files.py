@@ -107,12 +107,12 @@ class Storage:
         """Remove a file, or a folder with its `COMMIT` first; nothing if there is none."""
         full = self._full(path)
         with self._explained(path):
-            kind = self._filesystem.get_file_info(full).type
-            if kind == pyarrow.fs.FileType.Directory:
-                self._delete_file(f"{full}/{COMMIT}")
-                self._filesystem.delete_dir(full)
-            elif kind != pyarrow.fs.FileType.NotFound:
-                self._delete_file(full)
+            info = self._filesystem.get_file_info(full)
+            if info.type == pyarrow.fs.FileType.Directory:
+                self._remove(f"{full}/{COMMIT}", self._filesystem.delete_file)
+                self._remove(full, self._filesystem.delete_dir)
+            elif info.type != pyarrow.fs.FileType.NotFound:
+                self._remove(full, self._filesystem.delete_file)
 
     def write_file(self, path: str, source: Source) -> FileEntry:
         """Write a file from bytes or by a function that gets a local path to write at."""
@@ -250,11 +250,18 @@ class Storage:
             while chunk := stream.read(_CHUNK):
                 yield chunk
 
-    def _delete_file(self, full: str) -> None:
+    def _remove(self, full: str, remove: Callable[[str], None]) -> None:
         try:
-            self._filesystem.delete_file(full)
+            remove(full)
         except FileNotFoundError:
             return
+        except OSError:
+            # Arrow puts an empty object for the parent folder afterwards, which a server may
+            # refuse. What counts is whether the files are gone.
+            inside = pyarrow.fs.FileSelector(full, allow_not_found=True, recursive=True)
+            left = [self._filesystem.get_file_info(full), *self._filesystem.get_file_info(inside)]
+            if any(info.type == pyarrow.fs.FileType.File for info in left):
+                raise
 
     def _full(self, path: str) -> str:
         if path:
@@ -300,6 +307,12 @@ def _open(uri: str) -> tuple[str, Any, str]:
     if "://" not in uri:
         path = os.path.abspath(os.path.expanduser(uri))
         return path, pyarrow.fs.LocalFileSystem(), path
+    if "@" in uri.split("://")[1].split("/")[0]:
+        # The URI ends up in states, logs and on screens.
+        raise StorageError(
+            "expected a URI without credentials, found some before an '@'; give them by the"
+            " environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, pa.ArrowException) as error:
