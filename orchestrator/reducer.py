@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 from orchestrator.config import RunConfig
 from orchestrator.ensemble.artefact import CLASSES, MANIFEST, README, SCHEMA, Manifest, Member
 from orchestrator.ensemble.names import class_names
-from workers.errors import RunError, StorageError
+from orchestrator.words import listed
+from workers.errors import ConfigError, RunError, StorageError
 from workers.shards import read_table
+from workers.storage import Manifest as Commit
 from workers.storage import RunPaths, Storage, from_json, to_json
 
 BEST_COMBINER = {"softmax": "log", "bce": "log"}
@@ -31,60 +34,81 @@ def merge(config: RunConfig, *, min_worlds: int | None = None) -> str:
         min_worlds: how many must be done; None: what `merge.min_worlds` says, or all.
 
     Raises:
+        ConfigError: if `min_worlds` is below 1.
+        DataError: if the class names do not belong to the classes.
         RunError: if fewer worlds are done.
         StorageError: if a world's weights are cut short or altered.
     """
+    if min_worlds is not None and min_worlds < 1:
+        raise ConfigError(f"min_worlds: expected at least 1, found {min_worlds}")
     storage = Storage(config.run)
     paths = RunPaths(storage)
-    members = _members(config, paths)
+    sources = _sources(config, paths)
     wanted = min_worlds or config.merge.min_worlds or config.worlds
-    if len(members) < wanted:
-        raise RunError(
-            f"{config.run}: expected {wanted} finished worlds to merge, found {len(members)}"
-            f" of {config.worlds}; carry on with 'manyworlds resume {config.run}', or merge what"
-            f" is there with 'manyworlds merge {config.run} --min-worlds {max(1, len(members))}'"
-        )
+    if len(sources) < wanted:
+        raise _too_few(config, wanted, len(sources))
     chosen = config.merge.combiner
     manifest = Manifest(
         config=config.world_config(),
         combiner=BEST_COMBINER[config.model.loss] if chosen == "auto" else chosen,
         worlds_of_run=config.worlds,
-        members=tuple(members),
+        members=tuple(source.member for source in sources),
         has_names=config.data.class_names is not None,
     )
     folder = paths.ensemble(manifest.digest)
     if storage.committed(folder) is None:
-        _write(storage, paths, folder, manifest)
+        _write(storage, folder, manifest, sources)
     storage.write_bytes(paths.current, manifest.digest.encode())
     return storage.where(folder)
 
 
-def _members(config: RunConfig, paths: RunPaths) -> list[Member]:
-    members = []
+class _Source(NamedTuple):
+    folder: str
+    """Of the attempt's committed weights and receipt."""
+    member: Member
+
+
+def _sources(config: RunConfig, paths: RunPaths) -> list[_Source]:
+    """Return what there is to merge, by world."""
+    sources = []
     for world in range(config.worlds):
-        found = paths.finished(world)
-        if found is None:
-            continue
-        attempt, commit = found
-        folder = paths.final(world, attempt)
-        data = paths.storage.read_committed(folder, "receipt.json", commit)
-        receipt = from_json(data, paths.storage.where(f"{folder}/receipt.json"))
-        members.append(
-            Member(
-                world=world,
-                attempt=attempt,
-                steps=receipt["steps"],
-                bucket_accuracy=receipt["bucket_accuracy"],
-                model_sha256=receipt["model_sha256"],
-            )
+        if found := paths.finished(world):
+            attempt, commit = found
+            sources.append(_source(paths.storage, paths.final(world, attempt), world, commit))
+    return sources
+
+
+def _source(storage: Storage, folder: str, world: int, commit: Commit) -> _Source:
+    where = storage.where(f"{folder}/receipt.json")
+    receipt = from_json(storage.read_committed(folder, "receipt.json", commit), where)
+    try:
+        member = Member(
+            world=world,
+            steps=receipt["steps"],
+            bucket_accuracy=receipt["bucket_accuracy"],
+            model_sha256=receipt["model_sha256"],
         )
-    return members
+    except (KeyError, ValueError) as error:
+        raise StorageError(
+            f"{where}: expected the receipt of a world, found one in which something is missing"
+            f" or altered ({error!r}); remove the attempt's folder and resume world {world}"
+        ) from error
+    return _Source(folder, member)
 
 
-def _write(storage: Storage, paths: RunPaths, folder: str, manifest: Manifest) -> None:
+def _too_few(config: RunConfig, wanted: int, found: int) -> RunError:
+    run = config.run
+    part = f", or merge what is there with 'manyworlds merge {run} --min-worlds {found}'"
+    return RunError(
+        f"{run}: expected {wanted} finished worlds to merge, found {found} of {config.worlds};"
+        f" carry on with 'manyworlds resume {run}'{part if found else ''}"
+    )
+
+
+def _write(storage: Storage, folder: str, manifest: Manifest, sources: Sequence[_Source]) -> None:
     entries = {}
-    for member in manifest.members:
-        source = f"{paths.final(member.world, member.attempt)}/model.safetensors"
+    for attempt, member in sources:
+        source = f"{attempt}/model.safetensors"
         entry = storage.copy_from(storage, source, f"{folder}/{member.file}")
         if entry.sha256 != member.model_sha256:
             raise StorageError(
@@ -118,9 +142,10 @@ def _names_file(manifest: Manifest) -> Iterator[Path]:
 
 def _readme(manifest: Manifest) -> str:
     data, model = manifest.config.data, manifest.config.model
+    worlds = [member.world for member in manifest.members]
     return f"""# A MACH ensemble
 
-{len(manifest.members)} of {manifest.worlds_of_run} worlds; {data.classes:,} classes hashed into
+Worlds {listed(worlds)} of {manifest.worlds_of_run}; {data.classes:,} classes hashed into
 {manifest.config.partition.buckets:,} buckets by each; hidden layers {list(model.hidden)}, loss
 {model.loss}, combiner {manifest.combiner}. Input columns: {", ".join(data.columns(labels=False))}.
 

@@ -130,7 +130,7 @@ class ModelConfig:
 
     hidden: tuple[int, ...] = (256,)
     """Widths of the hidden layers; the first is the width h of the embedding."""
-    activation: Literal["linear", "relu"] = "relu"
+    activation: Literal["linear", "relu"] = "linear"
     """Of the hidden layers. `linear`: one hidden layer is then a factorised linear classifier,
     which generalises better from few rows a class."""
     loss: Literal["softmax", "bce"] = "softmax"
@@ -151,7 +151,7 @@ class ModelConfig:
 class OptimizerConfig:
     """Row-wise Adagrad for the sparse input layer, Adam for all other parameters."""
 
-    input_rate: float = 0.8
+    input_rate: float = 0.2
     """Learning rate of the row-wise Adagrad on the input layer."""
     rate: float = 2e-3
     """Learning rate of Adam on all other parameters."""
@@ -252,24 +252,6 @@ class WorldConfig:
             for key, value in asdict(self).items()
         }
 
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> WorldConfig:
-        """Return the config that `to_dict` wrote."""
-        return WorldConfig(
-            data=_group(DataConfig, values["data"]),
-            partition=_group(PartitionConfig, values["partition"]),
-            features=_group(FeaturesConfig, values["features"]),
-            model=_group(ModelConfig, values["model"]),
-            optimizer=_group(OptimizerConfig, values["optimizer"]),
-            training=_group(TrainingConfig, values["training"]),
-            runtime=_group(RuntimeConfig, values["runtime"]),
-            seed=values["seed"],
-        )
-
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _group(kind: Any, values: dict[str, Any]) -> Any:
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

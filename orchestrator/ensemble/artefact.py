@@ -7,23 +7,28 @@
       README.md                for whoever finds the folder
       COMMIT                   every file's size and sha256
 
-The digest is that of the manifest, which holds every weight file's sha256: the
-same worlds merged again give the same folder.
+The digest is that of the manifest, which holds every weight file's sha256 and
+says nothing of which attempts made them, or on how many threads: the same
+weights give the same folder, in whatever run they were trained.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from workers.config import WorldConfig
+from orchestrator import schema
+from orchestrator.ensemble.combiners import COMBINERS
+from workers.config import RuntimeConfig, WorldConfig
 from workers.errors import StorageError
 from workers.storage import Manifest as Commit
-from workers.storage import RunPaths, Storage, to_json
+from workers.storage import RunPaths, Storage, from_json, to_json
 
 SCHEMA = 1
 MANIFEST, CLASSES, README = "manifest.json", "classes.parquet", "README.md"
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +36,16 @@ class Member:
     """One world of an ensemble."""
 
     world: int
-    attempt: str
     steps: int
     bucket_accuracy: float | None
+    """Share of validation rows whose likeliest bucket held a label; None: not measured."""
     model_sha256: str
+
+    def __post_init__(self) -> None:
+        numbers = type(self.world) is int and type(self.steps) is int and self.world >= 0
+        measured = self.bucket_accuracy is None or type(self.bucket_accuracy) in (int, float)
+        if not (numbers and measured and isinstance(self.model_sha256, str)):
+            raise ValueError(f"a world: {self}")
 
     @property
     def file(self) -> str:
@@ -53,8 +64,24 @@ class Manifest:
     worlds_of_run: int
     """R of the run; `members` may be fewer."""
     members: tuple[Member, ...]
-    """By world, ascending."""
+    """By world, ascending; at least one."""
     has_names: bool
+
+    def __post_init__(self) -> None:
+        worlds = [member.world for member in self.members]
+        if not worlds or worlds != sorted(set(worlds)):
+            raise ValueError(f"worlds {worlds}")
+        if self.combiner not in COMBINERS:
+            raise ValueError(f"combiner {self.combiner!r}")
+        if type(self.worlds_of_run) is not int or type(self.has_names) is not bool:
+            raise ValueError(f"of {self.worlds_of_run!r} worlds, names {self.has_names!r}")
+        # How fast the worlds were trained, and on what, is nothing that an ensemble is.
+        object.__setattr__(self, "config", replace(self.config, runtime=RuntimeConfig()))
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that make up the ensemble, the manifest apart."""
+        return [member.file for member in self.members] + ([CLASSES] if self.has_names else [])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -77,11 +104,11 @@ class Manifest:
         """
         try:
             return Manifest(
-                config=WorldConfig.from_dict(values["config"]).validate(),
-                combiner=str(values["combiner"]),
-                worlds_of_run=int(values["worlds_of_run"]),
+                config=_config(values["config"], where),
+                combiner=values["combiner"],
+                worlds_of_run=values["worlds_of_run"],
                 members=tuple(Member(**member) for member in values["members"]),
-                has_names=bool(values["has_names"]),
+                has_names=values["has_names"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StorageError(
@@ -125,20 +152,46 @@ def open_artefact(uri: str, *, verify: str = "size") -> Artefact:
     storage, folder = _locate(uri)
     commit = storage.verify(folder) if verify == "full" else storage.manifest(folder)
     where = storage.where(f"{folder}/{MANIFEST}")
-    storage.read_committed(folder, MANIFEST, commit)
-    values = storage.read_json(f"{folder}/{MANIFEST}", schema=SCHEMA)
-    return Artefact(storage, folder, Manifest.from_dict(values, where), commit)
+    data = storage.read_committed(folder, MANIFEST, commit)
+    manifest = Manifest.from_dict(from_json(data, where, schema=SCHEMA), where)
+    _check_files(manifest, commit, where)
+    return Artefact(storage, folder, manifest, commit)
+
+
+def _config(values: dict[str, Any], where: str) -> WorldConfig:
+    """Return the worlds' config; raise `ValueError` for what is missing or does not fit."""
+    missing = WorldConfig().to_dict().keys() - values.keys()
+    built = schema.build(WorldConfig, [schema.Layer(where, values)])
+    others = built.value.problems() if built.value is not None else []
+    problems = [*sorted(missing), *built.problems, *others]
+    if built.value is None or problems:
+        raise ValueError("config: " + "; ".join(problems))
+    return built.value
+
+
+def _check_files(manifest: Manifest, commit: Commit, where: str) -> None:
+    """Check that every file is a committed one, and the weights those that were merged."""
+    wanted = {member.file: member.model_sha256 for member in manifest.members}
+    for name in manifest.files:
+        entry = commit.files.get(name)
+        if entry is None or wanted.get(name, entry.sha256) != entry.sha256:
+            found = "none" if entry is None else f"another with {entry.sha256[:16]}…"
+            raise StorageError(
+                f"{where}: expected the {name} that it names to be committed beside it,"
+                f" found {found}; merge the run again"
+            )
 
 
 def _locate(uri: str) -> tuple[Storage, str]:
-    run = Storage(uri)
-    if run.exists(RunPaths.current):
-        digest = run.read_bytes(RunPaths.current).decode().strip()
-        return run, RunPaths(run).ensemble(digest)
-    if run.exists(MANIFEST):
-        parent, _, name = uri.rstrip("/").rpartition("/")
-        return Storage(parent or "."), name
-    if run.exists(RunPaths.identity):
+    """Return a storage and the ensemble's folder in it."""
+    given = Storage(uri)
+    if given.exists(RunPaths.current):
+        return given, RunPaths(given).ensemble(_current(given))
+    if given.exists(MANIFEST):
+        base, mark, query = given.uri.partition("?" if "://" in given.uri else "\0")
+        parent, _, name = base.rpartition("/")
+        return Storage(f"{parent or '/'}{mark}{query}"), name
+    if given.exists(RunPaths.identity):
         raise StorageError(
             f"{uri}: expected a merged ensemble, found a run without one; merge it first with"
             f" 'manyworlds merge {uri}'"
@@ -147,3 +200,13 @@ def _locate(uri: str) -> tuple[Storage, str]:
         f"{uri}: expected a run or an ensemble, found neither; give the folder that"
         " 'manyworlds train' was told by run="
     )
+
+
+def _current(run: Storage) -> str:
+    digest = run.read_bytes(RunPaths.current).decode(errors="replace").strip()
+    if not _DIGEST.fullmatch(digest):
+        raise StorageError(
+            f"{run.where(RunPaths.current)}: expected the name of an ensemble, 16 hexadecimal"
+            f" digits, found {digest[:40]!r}; merge the run again"
+        )
+    return digest

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from orchestrator.ensemble.artefact import CLASSES, Artefact, Member, open_artefact
 from orchestrator.ensemble.combiners import Combiner, combiner
 from orchestrator.ensemble.names import ClassNames, class_names
-from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, full
+from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, check_lists, full
 from workers.classifier import BucketClassifier, choose_device
 from workers.errors import DataError, StorageError
 from workers.features import Featurizer
@@ -85,8 +85,15 @@ class Ensemble:
         """The classes' names, or None where they have none."""
         if not self.manifest.has_names:
             return None
-        path = self.artefact.storage.local(f"{self.artefact.folder}/{CLASSES}")
-        return class_names(pq.read_table(path), self.classes, str(path))
+        storage, folder = self.artefact.storage, self.artefact.folder
+        data = storage.read_committed(folder, CLASSES, self.artefact.commit)
+        where = storage.where(f"{folder}/{CLASSES}")
+        try:
+            return class_names(pq.read_table(pa.BufferReader(data)), self.classes, where)
+        except (DataError, OSError, pa.ArrowException) as error:
+            raise StorageError(
+                f"{where}: expected the names of classes, found: {error}; merge the run again"
+            ) from error
 
     @cached_property
     def lookup(self) -> BucketLookup:
@@ -125,10 +132,13 @@ class Ensemble:
             keep_to: classes that a query may get only (in stock, say).
 
         Raises:
-            DataError: if queries lack a column or hold nulls.
+            DataError: if queries lack a column or hold nulls, or k, worlds or lists do not fit.
             ConfigError: for an unknown combiner.
         """
         chosen = self.combiner(combiner)
+        table = self.table(queries)
+        for lists in (leave_out, keep_to):
+            check_lists(lists, table.num_rows, self.classes)
         parts = [
             full(
                 chosen.transform(probabilities),
@@ -139,7 +149,7 @@ class Ensemble:
                 leave_out=leave_out and leave_out.of(start, stop),
                 keep_to=keep_to and keep_to.of(start, stop),
             )
-            for start, stop, probabilities in self.probabilities(self.table(queries), worlds)
+            for start, stop, probabilities in self.probabilities(table, worlds)
         ]
         ids = np.concatenate([np.empty((0, k), np.int64), *(part[0] for part in parts)])
         scores = np.concatenate([np.empty((0, k), np.float32), *(part[1] for part in parts)])
@@ -149,7 +159,7 @@ class Ensemble:
         self, table: pa.Table, worlds: int | None = None
     ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
         """Yield (start, stop, bucket probabilities (R, stop - start, B)) over a table's rows."""
-        self._check_worlds(worlds)
+        self.check_worlds(worlds)
         for start in range(0, table.num_rows, QUERIES):
             rows = table.slice(start, QUERIES)
             stop = start + rows.num_rows
@@ -173,7 +183,7 @@ class Ensemble:
                     f"expected a table with columns {', '.join(data.columns(labels=False))},"
                     " found texts; give a pyarrow.Table"
                 )
-            queries = pa.table({data.text[0]: pa.array(list(queries), pa.large_string())})
+            queries = pa.table({data.text[0]: _texts(queries)})
         missing = [n for n in data.columns(labels=False) if n not in queries.column_names]
         if missing:
             raise DataError(
@@ -183,7 +193,8 @@ class Ensemble:
         check_rows(queries, data, "queries", 0, labels="none")
         return queries
 
-    def _check_worlds(self, worlds: int | None) -> None:
+    def check_worlds(self, worlds: int | None) -> None:
+        """Raise `DataError` if the ensemble has not that many worlds."""
         if worlds is not None and not 1 <= worlds <= self.worlds:
             raise DataError(f"worlds: expected 1 to {self.worlds}, found {worlds}")
 
@@ -195,6 +206,22 @@ class Ensemble:
             raise StorageError(
                 f"{path}: expected a safetensors file, found: {error}; merge the run again"
             ) from error
+        if other := {str(t.dtype) for t in parameters.values()} - {"torch.float32"}:
+            raise StorageError(
+                f"{path}: expected weights of float32, found {', '.join(sorted(other))};"
+                " merge the run again"
+            )
         config = self.config
         featurizer = Featurizer(config.data, config.features, config.seed, member.world)
         return featurizer, BucketClassifier(config, parameters, device=self._device, pool=self.pool)
+
+
+def _texts(queries: Sequence[str]) -> pa.Array:
+    if isinstance(queries, str):
+        raise DataError(
+            f"queries: expected a list of texts, found one text {queries[:40]!r}; give [text]"
+        )
+    try:
+        return pa.array(list(queries), pa.large_string())
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise DataError(f"queries: expected texts, found something else: {error}") from error

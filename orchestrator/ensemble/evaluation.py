@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestrator.ensemble.ensemble import QUERIES, Ensemble
 from orchestrator.ensemble.metrics import RankingMetrics
 from orchestrator.ensemble.retrieval import ClassLists, full
+from workers.errors import DataError
 from workers.features import label_lists
 from workers.shards import ShardSet, tables_in_order
+from workers.shards.files import is_list
 
 Metrics = dict[str, float]
 
@@ -51,13 +54,20 @@ def evaluate(
         progress: told how many rows of how many are done.
 
     Raises:
-        DataError: if columns or rows do not fit.
+        ConfigError: for an unknown combiner.
+        DataError: if columns, rows or numbers of worlds do not fit.
     """
     config = ensemble.config.data
     names = list(combiners or [ensemble.manifest.combiner])
     counts = sorted(set(worlds or curve(ensemble.worlds)))
     shards = ShardSet(data)
     shards.check_columns(config)
+    if leave_out:
+        _check_lists_column(shards, leave_out)
+    for name in names:
+        ensemble.combiner(name)
+    for count in counts:
+        ensemble.check_worlds(count)
     meters = {(name, count): RankingMetrics(ks) for name in names for count in counts}
     rows = min(shards.rows, limit or shards.rows)
     done = 0
@@ -75,6 +85,32 @@ def curve(worlds: int) -> list[int]:
     return [*powers, worlds]
 
 
+def _check_lists_column(shards: ShardSet, name: str) -> None:
+    for path, schema in zip(shards.paths, shards.schemas, strict=True):
+        if name not in schema.names:
+            raise DataError(
+                f"{path}: expected a column '{name}' with the classes to leave out, found only"
+                f" {', '.join(schema.names)}"
+            )
+        kind = schema.field(name).type
+        if not pa.types.is_integer(kind.value_type if is_list(kind) else kind):
+            raise DataError(
+                f"{path}: expected column '{name}' of type list<int>, found {kind}; write it as"
+                " that type, or name another column"
+            )
+
+
+def _lists(table: pa.Table, name: str) -> ClassLists:
+    column = table.column(name)
+    inner = pc.list_flatten(column) if is_list(column.type) else column
+    if column.null_count or inner.null_count:
+        raise DataError(
+            f"column '{name}': expected lists of classes, found null; use an empty list where"
+            " nothing is left out"
+        )
+    return ClassLists(*label_lists(column))
+
+
 def _measure(
     ensemble: Ensemble,
     table: pa.Table,
@@ -84,7 +120,7 @@ def _measure(
 ) -> None:
     config = ensemble.config.data
     offsets, labels = label_lists(table.column(config.labels))
-    without = ClassLists(*label_lists(table.column(leave_out))) if leave_out else None
+    without = _lists(table, leave_out) if leave_out else None
     ((_, _, probabilities),) = ensemble.probabilities(table)
     for name in dict.fromkeys(name for name, _ in meters):
         combiner = ensemble.combiner(name)

@@ -61,13 +61,27 @@ def class_names(table: pa.Table, classes: int, where: str) -> ClassNames:
         where: the words that name the table in an error.
 
     Raises:
-        DataError: if columns are missing, or ids are missing or twice there.
+        DataError: if columns are missing or of another type, ids are missing or twice there, or
+            a name is null.
     """
     missing = {"id", "name"} - set(table.column_names)
     if missing:
         raise DataError(
             f"{where}: expected columns id and name, found {', '.join(table.column_names)}"
         )
+    kinds = table.schema.field("id").type, table.schema.field("name").type
+    texts = pa.types.is_string(kinds[1]) or pa.types.is_large_string(kinds[1])
+    if not pa.types.is_integer(kinds[0]) or not texts:
+        raise DataError(
+            f"{where}: expected id of type int and name of type string, found {kinds[0]} and"
+            f" {kinds[1]}; write them as those types"
+        )
+    for name in ("id", "name"):
+        if nulls := table.column(name).null_count:
+            raise DataError(
+                f"{where}: expected a value in every row of column {name}, found {nulls:,} nulls;"
+                " give every class an id and a name, an empty one if need be"
+            )
     ids = table.column("id").to_numpy()
     if len(ids) != classes or not np.array_equal(np.sort(ids), np.arange(classes)):
         raise DataError(

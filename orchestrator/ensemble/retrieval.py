@@ -136,7 +136,7 @@ def full(
     scores = np.ascontiguousarray(scores)
     worlds, queries, _ = scores.shape
     for lists in (leave_out, keep_to):
-        _check_lists(lists, queries, lookup.classes)
+        check_lists(lists, queries, lookup.classes)
     ids = np.full((queries, k), -1, dtype=np.int64)
     found = np.full((queries, k), -np.inf, dtype=np.float32)
     hidden = _sorted_lists(leave_out, queries)
@@ -192,14 +192,25 @@ def _check(scores: Floats, lookup: BucketLookup, k: int) -> None:
         raise DataError(f"k: expected at least 1 class to return, found {k}")
 
 
-def _check_lists(lists: ClassLists | None, queries: int, classes: int) -> None:
+def check_lists(lists: ClassLists | None, queries: int, classes: int) -> None:
+    """Check that there is a list for each query, of classes from 0 to K - 1.
+
+    Raises:
+        DataError: if not.
+    """
     if lists is None:
         return
-    if len(lists.offsets) != queries + 1 or lists.offsets[-1] != len(lists.classes):
+    ends = lists.offsets[[0, -1]].tolist() if len(lists.offsets) else [0, 0]
+    if len(lists.offsets) != queries + 1 or ends[1] != len(lists.classes):
         raise DataError(
             f"class lists: expected {queries + 1} offsets that end at {len(lists.classes)},"
-            f" found {len(lists.offsets)} that end at {lists.offsets[-1]};"
+            f" found {len(lists.offsets)} that end at {ends[1]};"
             " give every query a list, an empty one if need be"
+        )
+    if ends[0] != 0 or (np.diff(lists.offsets) < 0).any():
+        raise DataError(
+            "class lists: expected offsets that begin at 0 and never fall, found others;"
+            " the list of query i is classes[offsets[i]:offsets[i + 1]]"
         )
     outside = (lists.classes < 0) | (lists.classes >= classes)
     if outside.any():

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples.api_search import dataset, extract, neighbours
-from examples.api_search.__main__ import main
+from examples.api_search.__main__ import held_out, settings
 from examples.api_search.names import words
 from examples.api_search.sentences import normalised, sentences
 
@@ -337,9 +337,21 @@ def test_build_writes_the_schema_and_dense_ids(tmp_path: Path, package: extract.
     assert stats["test_rows"] == summary.test_rows == pq.read_table(tmp_path / "test").num_rows
 
 
-def test_the_command_wants_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "expected one argument" in capsys.readouterr().out
+def test_the_run_trains_on_the_built_data_and_is_valid(tmp_path: Path) -> None:
+    config = settings(tmp_path, classes=30_000)
+    assert (config.worlds, config.data.classes, config.data.text) == (8, 30_000, ("text",))
+    assert config.data.train == str(tmp_path / "data" / "train")
+    assert config.partition.buckets * 4 <= config.data.classes
+
+
+def test_held_out_rows_are_spread_over_the_test_split(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    table = pa.table({"text": [f"row {i}" for i in range(10)], "labels": [[i] for i in range(10)]})
+    pq.write_table(table, tmp_path / "test" / "part-000.parquet")
+    held = held_out(tmp_path, 5)
+    assert held.texts == [f"row {label}" for label in held.labels]
+    assert len(held.texts) == 5
+    assert held.labels[0] == 0
 
 
 def test_neighbours_rank_classes_by_their_nearest_row() -> None:

@@ -1,0 +1,99 @@
+"""Tiny runs: settings, data, and trained worlds, in this process and in no time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator import api
+from orchestrator.config import RunConfig, load
+from workers.storage import RunPaths, Storage
+
+CLASSES = 64
+
+
+def searches(rows: int, seed: int = 0) -> pa.Table:
+    """Return searches: columns query, labels (one or two of 64), bought (none to three)."""
+    rng = np.random.default_rng(seed)
+    labels = [rng.choice(CLASSES, rng.integers(1, 3), replace=False).tolist() for _ in range(rows)]
+    bought = [rng.integers(0, CLASSES, rng.integers(0, 4)).tolist() for _ in range(rows)]
+    texts = [" and ".join(f"thing{label}" for label in row) for row in labels]
+    lists = pa.list_(pa.int64())
+    columns = {"labels": pa.array(labels, lists), "bought": pa.array(bought, lists)}
+    return pa.table({"query": texts, **columns})
+
+
+def write(path: Path, table: pa.Table, rows: int | None = None) -> str:
+    """Write a Parquet file with `rows` rows in each row group and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows)
+    return str(path)
+
+
+def named_classes() -> pa.Table:
+    """Return names of the 64 classes, in falling order of their ids."""
+    ids = list(reversed(range(CLASSES)))
+    return pa.table({"id": ids, "name": [f"thing {i}" for i in ids]})
+
+
+def run_config(folder: Path, *overrides: str) -> RunConfig:
+    """Return the settings of a run of three tiny worlds in `folder`, its data written."""
+    settings = [
+        f"run={folder / 'run'}",
+        f"data.train={write(folder / 'train.parquet', searches(200), rows=90)}",
+        f"data.classes={CLASSES}",
+        "data.text=[query]",
+        "partition.buckets=16",
+        "features.dimension=256",
+        "model.hidden=[8]",
+        "training.batch_size=20",
+        "training.epochs=2",
+        "training.precision=fp32",
+        "runtime.threads=1",
+        "runtime.device=cpu",
+        "worlds=3",
+        "cluster.address=none",
+        "cluster.gpus_per_world=0",
+    ]
+    return load(None, [*settings, *overrides])
+
+
+def trained(config: RunConfig) -> Path:
+    """Train the worlds of a run and return its folder."""
+    summary = api.train(config)
+    assert not summary.failed and summary.error is None, summary
+    return Path(summary.run)
+
+
+def copied(run: Path, target: Path, *, merged: bool = False) -> Path:
+    """Copy a run, with its ensembles or without, and return the copy."""
+    leave = None if merged else shutil.ignore_patterns("ensembles")
+    return Path(shutil.copytree(run, target, ignore=leave))
+
+
+def final(run: Path, world: int) -> Path:
+    """Return the folder of a world's weights and receipt."""
+    paths = RunPaths(Storage(str(run)))
+    found = paths.finished(world)
+    assert found is not None
+    return run / paths.final(world, found[0])
+
+
+def flip(path: Path) -> None:
+    """Alter one byte in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def recommit(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace files of a committed folder and commit them: all hashes are right again."""
+    storage = Storage(str(folder.parent))
+    old = storage.manifest(folder.name).files
+    new = {name: storage.write_file(f"{folder.name}/{name}", data) for name, data in files.items()}
+    storage.seal(folder.name, {**old, **new})
