@@ -97,7 +97,7 @@ class PartitionConfig:
 class FeaturesConfig:
     """How a row's input becomes at most d sparse features."""
 
-    dimension: int = 131_072
+    dimension: int = 262_144
     """Width d of the hashed input."""
     word_ngrams: int = 2
     """Longest word n-gram of text columns: 1 for words, 2 for words and pairs, 0 for none."""
@@ -128,7 +128,7 @@ class FeaturesConfig:
 class ModelConfig:
     """The bucket classifier of one world."""
 
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] = (512,)
     """Widths of the hidden layers; the first is the width h of the embedding."""
     activation: Literal["linear", "relu"] = "linear"
     """Of the hidden layers. `linear`: one hidden layer is then a factorised linear classifier,
