@@ -66,7 +66,7 @@ def test_first_weights_come_from_seed_and_world_alone() -> None:
 
 
 def test_first_weights_have_the_spread_that_suits_their_layer() -> None:
-    config = world_config("-", dimension=2000, hidden=(200, 100), buckets=40)
+    config = world_config("-", dimension=2000, hidden=(200, 100), activation="relu", buckets=40)
     weights = first_weights(config, 0)
     spreads = {name: float(tensor.std()) for name, tensor in weights.items()}
     assert spreads["input.weight"] == pytest.approx(0.05, rel=0.02)
@@ -106,7 +106,9 @@ def test_the_factor_scales_both_rates() -> None:
         assert bits(still.parameters) == bits(first_weights(config, 0))
         moved = classifier_of(config, pool)
         moved.train_step(examples, step=1, factor=0.5)
-    halved = world_config("-", input_rate=0.4, rate=1e-3)
+    halved = world_config(
+        "-", input_rate=config.optimizer.input_rate / 2, rate=config.optimizer.rate / 2
+    )
     with Pool(1) as pool:
         other = classifier_of(halved, pool)
         other.train_step(examples, step=1, factor=1.0)

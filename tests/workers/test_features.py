@@ -336,7 +336,9 @@ def test_hashes_never_change() -> None:
 
 
 def test_folds_never_change() -> None:
-    batch = Featurizer(EVERYTHING, FeaturesConfig(), 1, 2).batch(MIXED, labels=False)
+    batch = Featurizer(EVERYTHING, FeaturesConfig(dimension=131_072), 1, 2).batch(
+        MIXED, labels=False
+    )
     assert [sorted(feature for feature, _ in row) for row in rows_of(batch)] == [
         [
             3585,

@@ -20,11 +20,22 @@ INPUT_RATE, RATE = 0.3, 0.01
 
 
 def network(
-    *, d: int = 40, hidden: tuple[int, ...] = (8,), buckets: int = 12, loss: str = "softmax"
+    *,
+    d: int = 40,
+    hidden: tuple[int, ...] = (8,),
+    buckets: int = 12,
+    activation: str = "relu",
+    loss: str = "softmax",
 ) -> tuple[WorldConfig, Tensors]:
     """Return first weights whose biases are not zero either."""
     config = world_config(
-        "-", dimension=d, hidden=hidden, buckets=buckets, classes=5 * buckets, loss=loss
+        "-",
+        dimension=d,
+        hidden=hidden,
+        buckets=buckets,
+        classes=5 * buckets,
+        activation=activation,
+        loss=loss,
     )
     weights = first_weights(config, 0)
     generator = torch.Generator().manual_seed(1)
@@ -68,12 +79,12 @@ def trained(
 def both(
     config: WorldConfig, weights: Tensors, batches: list[Examples], *, bf16: bool, threads: int = 2
 ) -> tuple[tuple[Tensors, list[float]], tuple[Tensors, list[float]]]:
-    loss = config.model.loss
+    loss, relu = config.model.loss, config.model.activation == "relu"
     mine, theirs = copies(weights), copies(weights)
     with Pool(threads) as pool:
-        compiled = CpuSteps(mine, first_state(mine), loss=loss, bf16=bf16, pool=pool)
+        compiled = CpuSteps(mine, first_state(mine), loss=loss, relu=relu, bf16=bf16, pool=pool)
         one = trained(compiled, mine, batches)
-    plain = TorchSteps(theirs, first_state(theirs), loss=loss, bf16=bf16)
+    plain = TorchSteps(theirs, first_state(theirs), loss=loss, relu=relu, bf16=bf16)
     return one, trained(plain, theirs, batches)
 
 
@@ -90,14 +101,21 @@ def difference(one: Tensors, other: Tensors, start: Tensors) -> float:
     d=st.integers(2, 60),
     hidden=st.sampled_from([(1,), (8,), (5, 7), (17, 4, 6)]),
     buckets=st.integers(2, 33),
+    activation=st.sampled_from(["linear", "relu"]),
     loss=st.sampled_from(["softmax", "bce"]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_the_kernels_equal_the_reference(
-    rows: int, d: int, hidden: tuple[int, ...], buckets: int, loss: str, seed: int
+    rows: int,
+    d: int,
+    hidden: tuple[int, ...],
+    buckets: int,
+    activation: str,
+    loss: str,
+    seed: int,
 ) -> None:
-    config, weights = network(d=d, hidden=hidden, buckets=buckets, loss=loss)
+    config, weights = network(d=d, hidden=hidden, buckets=buckets, activation=activation, loss=loss)
     rng = np.random.default_rng(seed)
     batches = [examples_of(batch_of(rng, rows, config), config) for _ in range(3)]
     (mine, my_losses), (theirs, losses) = both(config, weights, batches, bf16=False)
