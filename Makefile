@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-accuracy clean distclean
+.PHONY: help demo test lint format bench-accuracy bench-search bench-featurizing clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -40,6 +40,12 @@ format: .venv/.stamp ## Bring the code into shape, where that can be done by pro
 
 bench-accuracy: .venv/.stamp .venv-bench/.stamp ## Measure accuracy beside peers; needs MANYWORLDS_DATA; resumable
 	@.venv/bin/python -m benchmarks.accuracy --peers-python .venv-bench/bin/python
+
+bench-search: .venv/.stamp ## Search the defaults, one setting at a time; needs MANYWORLDS_DATA; resumable
+	@.venv/bin/python -m benchmarks.search
+
+bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
+	@.venv/bin/python -m benchmarks.featurizing
 
 clean: ## Remove builds and caches
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

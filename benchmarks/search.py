@@ -103,7 +103,7 @@ def table(sets: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     lines = [
         "# The search behind the defaults",
         "",
-        "Made by `python -m benchmarks.search`: R = 2, combiner `log`, P@1 / R@10 / R@100 in per"
+        "Made by `make bench-search`: R = 2, combiner `log`, P@1 / R@10 / R@100 in per"
         " cent of up to 4,000 test rows.",
         "",
         f"| one setting at a time | {' | '.join(sets)} |",

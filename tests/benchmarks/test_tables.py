@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import featurizing, search
+from benchmarks.tables import COMBINERS, write_table
+
+METRICS = {"P@1": 0.5, "P@5": 0.1, "R@10": 0.625, "R@20": 0.7, "R@100": 0.75, "nDCG@20": 0.25}
+
+
+def result(name: str) -> dict[str, Any]:
+    settings = {
+        "partition": {"buckets": 25},
+        "model": {"loss": "softmax"},
+        "training": {"epochs": 3},
+    }
+    mach = {combiner: {"1": METRICS, "8": METRICS} for combiner in COMBINERS}
+    return {
+        "set": name,
+        "classes": 100,
+        "machine": {"cores": 2, "cpu": "a CPU"},
+        "mach": {"settings": settings, "rows": 10, "seconds_a_world": 1.5, "metrics": mach},
+        "one_vs_all": {"metrics": {"mean": {"1": METRICS}}},
+    }
+
+
+def written(folder: Path, name: str) -> list[str]:
+    (folder / "accuracy").mkdir()
+    (folder / "peers").mkdir()
+    (folder / "accuracy" / f"{name}.json").write_text(json.dumps(result(name)))
+    peer = {"metrics": {**METRICS, "NDCG@20": 0.125, "R@20": 0.5}}
+    (folder / "peers" / f"{name}-omikuji.json").write_text(json.dumps(peer))
+    write_table(folder)
+    return (folder / "accuracy.md").read_text().splitlines()
+
+
+def test_the_table_has_a_line_for_each_combiner_number_and_rival(tmp_path: Path) -> None:
+    lines = written(tmp_path, "tldr")
+    assert "## tldr" in lines
+    assert "| MACH, `log` | 8 | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
+    assert sum(line.startswith("| MACH") for line in lines) == 2 * len(COMBINERS)
+    assert "| one-vs-all, same network | – | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
+    assert "| Omikuji 0.5.2 | – | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
+    assert not any("PECOS" in line for line in lines)
+
+
+def test_recommendations_have_their_own_metrics(tmp_path: Path) -> None:
+    lines = written(tmp_path, "gowalla")
+    assert "| | R | R@20 | nDCG@20 |" in lines
+    assert "| Omikuji 0.5.2 | – | 50.0 | 12.5 |" in lines
+
+
+def test_the_search_has_a_column_a_set_and_leaves_gaps_open() -> None:
+    table = search.table({"tldr": {"defaults": METRICS}, "omw": {}})
+    assert "| one setting at a time | tldr | omw |" in table
+    assert "| defaults | 50.0 / 62.5 / 75.0 |  |" in table
+
+
+def test_featurizing_tells_the_ratio() -> None:
+    found = {
+        "characters_a_row": 20.5,
+        "rows_a_second": {"manyworlds": 2_000_000, "scikit_learn": 100_000},
+        "ratio": 20.0,
+    }
+    assert "| tldr | 20.5 | 2,000,000 | 100,000 | 20.0 |" in featurizing.table({"tldr": found})
