@@ -153,9 +153,9 @@ class ModelConfig:
 class OptimizerConfig:
     """Row-wise Adagrad for the sparse input layer, Adam for all other parameters.
 
-    Both rates fall to zero in a line. The defaults come from `benchmarks/search.py`: an
-    `input_rate` of 0.5 overfits texts of 40 features and one of 0.05 learns too little;
-    a `rate` of 0.001 learns too little and one of 0.005 overfits.
+    Both rates fall to zero in a line. Searched at R = 2 (`make bench-search` repeats it): on
+    texts of 40 features an `input_rate` of 0.5 overfits and one of 0.05 learns too little, a
+    `rate` of 0.001 learns too little and one of 0.005 overfits.
     """
 
     input_rate: float = 0.2
