@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from workers.batch import Batch
 from workers.config import DataConfig, FeaturesConfig
-from workers.hashing import derive_seed, mix64_jit
+from workers.hashing import derive_seed, first_slot, mix64_jit, table_size
 from workers.jit import inline, kernel
 
 Words = NDArray[np.uint64]
@@ -28,8 +28,6 @@ Values = NDArray[np.float32]
 _BEGIN, _END = np.uint64(0x110001), np.uint64(0x110002)
 """Marks at the ends of a word in its character n-grams: no Unicode code points."""
 _PRIME = np.uint64(0x100000001B3)
-_SPREAD = 0x9E3779B1
-"""Multiplier that spreads feature ids over a small table (Knuth, TAOCP 3, section 6.4)."""
 _SEED_WORD, _SEED_CHAR = np.uint64(0xCBF29CE484222325), np.uint64(0x84222325CBF29CE4)
 
 
@@ -311,9 +309,7 @@ def fold(
     longest = 1
     for row in range(rows):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    size = 2
-    while size < 2 * longest:
-        size *= 2
+    size = table_size(longest)
     place = np.empty(size, np.int64)
     owner = np.full(size, -1, np.int64)
     ids = np.empty(hashes.shape[0], np.int32)
@@ -327,7 +323,7 @@ def fold(
             mixed = mix64_jit(hashes[position] ^ key)
             feature = np.int32(((mixed & low) * width) >> half)
             value = values[position] if values.shape[0] else np.float32(1.0)
-            slot = (np.int64(feature) * _SPREAD >> 7) & (size - 1)
+            slot = first_slot(feature, size)
             while owner[slot] == row and ids[place[slot]] != feature:
                 slot = (slot + 1) & (size - 1)
             if owner[slot] == row:

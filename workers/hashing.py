@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,3 +64,18 @@ def derive_seed(*parts: int | str) -> int:
         letter = b"s" if isinstance(part, str) else b"i"
         digest.update(letter + len(text).to_bytes(8, "little") + text)
     return int.from_bytes(digest.digest(), "little")
+
+
+@inline
+def table_size(count: int) -> int:
+    """Return the size of an open-addressing table for `count` ids: a power of two, half empty."""
+    size = 2
+    while size < 2 * count:
+        size *= 2
+    return size
+
+
+@inline
+def first_slot(identifier: Any, size: int) -> Any:
+    """Return where in a table of `size` to look for an id first (Knuth, TAOCP 3, section 6.4)."""
+    return (np.int64(identifier) * 0x9E3779B1 >> 7) & (size - 1)

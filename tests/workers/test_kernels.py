@@ -152,9 +152,11 @@ def test_the_kernels_equal_the_reference_in_bf16(
 def test_probabilities_equal_the_reference(rng: np.random.Generator, loss: str, bf16: bool) -> None:
     config, weights = network(hidden=(8, 6), loss=loss)
     rows = examples_of(batch_of(rng, 300, config), config)
-    plain = TorchSteps(weights, {}, loss=loss, bf16=bf16)
+    plain = TorchSteps(weights, {}, loss=loss, relu=True, bf16=bf16)
     with Pool(2) as pool:
-        found = CpuSteps(weights, {}, loss=loss, bf16=bf16, pool=pool).probabilities(rows)
+        found = CpuSteps(weights, {}, loss=loss, relu=True, bf16=bf16, pool=pool).probabilities(
+            rows
+        )
     assert found.dtype == np.float32
     assert found.shape == (300, 12)
     np.testing.assert_allclose(found, plain.probabilities(rows), rtol=2e-2 if bf16 else 1e-4)
@@ -173,7 +175,7 @@ def test_any_number_of_threads_gives_the_same_bits(
     for threads in (1, 2, 3):
         mine = copies(weights)
         with Pool(threads) as pool:
-            steps = CpuSteps(mine, first_state(mine), loss=loss, bf16=bf16, pool=pool)
+            steps = CpuSteps(mine, first_state(mine), loss=loss, relu=True, bf16=bf16, pool=pool)
             _, losses = trained(steps, mine, batches)
             results.append((bits(mine), losses, steps.probabilities(batches[0]).tobytes()))
     assert results[0] == results[1] == results[2]
@@ -215,7 +217,7 @@ def test_gradients_are_those_of_a_dense_network(rng: np.random.Generator, loss: 
     mine = copies(weights)
     state = first_state(mine)
     with Pool(2) as pool:
-        CpuSteps(mine, state, loss=loss, bf16=False, pool=pool).train(
+        CpuSteps(mine, state, loss=loss, relu=True, bf16=False, pool=pool).train(
             examples, step=1, input_rate=INPUT_RATE, rate=RATE
         )
     # The first step leaves a tenth of the gradient in Adam's first moment, and moves the
@@ -235,7 +237,7 @@ def test_rows_that_no_example_touches_do_not_move(rng: np.random.Generator) -> N
     examples = examples_of(batch_of(rng, 10, config), config)
     mine = copies(weights)
     with Pool(1) as pool:
-        steps = CpuSteps(mine, first_state(mine), loss="softmax", bf16=False, pool=pool)
+        steps = CpuSteps(mine, first_state(mine), loss="softmax", relu=True, bf16=False, pool=pool)
         trained(steps, mine, [examples])
     still = np.setdiff1d(np.arange(200), examples.ids)
     assert len(still) > 50
@@ -252,7 +254,7 @@ def test_rows_of_weight_zero_teach_nothing(rng: np.random.Generator) -> None:
     )
     mine = copies(weights)
     with Pool(1) as pool:
-        steps = CpuSteps(mine, first_state(mine), loss="softmax", bf16=False, pool=pool)
+        steps = CpuSteps(mine, first_state(mine), loss="softmax", relu=True, bf16=False, pool=pool)
         _, losses = trained(steps, mine, [examples_of(batch, config)])
     assert losses == [0.0]
     assert bits(mine) == bits(weights)
@@ -316,6 +318,6 @@ def test_not_a_number_shows_in_the_loss(
     config, weights = network(hidden=(8, 6), loss=loss)
     weights[poison].view(-1)[:] = float("nan")
     with Pool(1) as pool:
-        steps = CpuSteps(weights, first_state(weights), loss=loss, bf16=bf16, pool=pool)
+        steps = CpuSteps(weights, first_state(weights), loss=loss, relu=True, bf16=bf16, pool=pool)
         _, losses = trained(steps, weights, [examples_of(batch_of(rng, 5, config), config)])
     assert np.isnan(losses).all()

@@ -16,6 +16,7 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from workers.hashing import first_slot, table_size
 from workers.jit import inline, kernel
 
 Numbers = NDArray[Any]
@@ -36,8 +37,6 @@ _C1, _C2, _C3, _C4, _C5, _C6 = (
         0.00015403530393381608,
     )
 )
-_SPREAD = 0x9E3779B1
-"""Multiplier that spreads feature ids over a small table (Knuth, TAOCP 3, section 6.4)."""
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -367,9 +366,7 @@ def transpose(offsets: Offsets, ids: Ids, values: Floats) -> tuple[Ids, Offsets,
     """
     count = ids.shape[0]
     # Open addressing, in a table of the batch's size and not of d.
-    size = 2
-    while size < 2 * count:
-        size *= 2
+    size = table_size(count)
     place = np.full(size, -1, np.int32)
     slots = np.empty(count, np.int32)
     features = np.empty(count, np.int32)
@@ -377,7 +374,7 @@ def transpose(offsets: Offsets, ids: Ids, values: Floats) -> tuple[Ids, Offsets,
     used = 0
     for position in range(count):
         feature = ids[position]
-        slot = (np.int64(feature) * _SPREAD >> 7) & (size - 1)
+        slot = first_slot(feature, size)
         while place[slot] >= 0 and features[place[slot]] != feature:
             slot = (slot + 1) & (size - 1)
         if place[slot] < 0:

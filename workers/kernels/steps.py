@@ -91,7 +91,7 @@ class CpuSteps:
         state: Tensors,
         *,
         loss: str,
-        relu: bool = True,
+        relu: bool,
         bf16: bool,
         pool: Pool,
     ) -> None:
@@ -268,7 +268,7 @@ class TorchSteps:
     """
 
     def __init__(
-        self, parameters: Tensors, state: Tensors, *, loss: str, relu: bool = True, bf16: bool
+        self, parameters: Tensors, state: Tensors, *, loss: str, relu: bool, bf16: bool
     ) -> None:
         self._relu = relu
         self._parameters = parameters
