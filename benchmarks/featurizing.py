@@ -81,7 +81,7 @@ def vectorizer() -> Callable[[list[str]], Any]:
     """Return scikit-learn's."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    options = {"n_features": 1 << 18, "alternate_sign": False, "binary": True}
+    options = {"n_features": 1 << 18, "alternate_sign": False}
     words = HashingVectorizer(ngram_range=(1, 2), **options)
     chars = HashingVectorizer(analyzer="char_wb", ngram_range=(4, 4), **options)
     return lambda batch: hstack([words.transform(batch), chars.transform(batch)], format="csr")

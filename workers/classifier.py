@@ -28,7 +28,7 @@ _INPUT_SCALE = 0.05
 class BucketClassifier:
     """A network from d hashed features to B buckets, with its optimiser.
 
-    Sparse embedding-bag to the first hidden layer, ReLU, further hidden layers,
+    Sparse embedding-bag to the first hidden layer, further hidden layers, linear or ReLU,
     B outputs (Medini et al. 2019, section 4). fp32 master weights; matrix
     products in bf16 where the device has it.
 

@@ -33,7 +33,7 @@ class DataConfig:
     indices: str | None = None
     """Column of feature ids (list of integers of any range)."""
     values: str | None = None
-    """Column of feature values (list of floats) beside `indices`; null: all ones."""
+    """Column of feature values (list of floats) beside `indices`; null: 1 + ln(count)."""
     dense: str | None = None
     """Column of dense vectors (fixed-size list of floats)."""
     labels: str = "labels"

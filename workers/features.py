@@ -27,6 +27,7 @@ Values = NDArray[np.float32]
 
 _BEGIN, _END = np.uint64(0x110001), np.uint64(0x110002)
 """Marks at the ends of a word in its character n-grams: no Unicode code points."""
+_SPACE = np.uint64(0x20)
 _PRIME = np.uint64(0x100000001B3)
 _SEED_WORD, _SEED_CHAR = np.uint64(0xCBF29CE484222325), np.uint64(0x84222325CBF29CE4)
 
@@ -106,8 +107,9 @@ def text_ngrams(
     """Return the hashes of every row's n-grams, repeats included.
 
     Text is normalised to Unicode's NFKC and lower-cased. A word is a run of
-    characters other than white space and punctuation; character n-grams are
-    taken within words, with marks at both ends.
+    characters other than white space and punctuation. Character n-grams are
+    taken within runs of characters other than white space, with marks at both
+    ends, so that "c++" and "usb-c" are seen.
 
     Args:
         column: (n,) string or large_string.
@@ -189,6 +191,19 @@ def _separates(point: Any) -> Any:
 
 
 @inline
+def _is_space(point: Any) -> Any:
+    # Of what `_separates` holds. NFKC has made a plain space of most others.
+    return (
+        point <= np.uint64(0x20)
+        or np.uint64(0x7F) <= point <= np.uint64(0xA0)
+        or np.uint64(0x2000) <= point <= np.uint64(0x200F)
+        or np.uint64(0x2028) <= point <= np.uint64(0x202F)
+        or np.uint64(0x205F) <= point <= np.uint64(0x206F)
+        or point == np.uint64(0x3000)
+    )
+
+
+@inline
 def _decode(text: NDArray[np.uint8], at: int) -> tuple[Any, int]:
     # Arrow strings are valid UTF-8, so the lead byte tells the length.
     lead = np.uint64(text[at])
@@ -228,37 +243,39 @@ def hash_ngrams(
     for row in range(rows):
         at, end = starts[row], starts[row + 1]
         seen = 0
-        length = 1
+        # points[1:length] is the run of characters so far, points[word:length] its last word.
+        word = length = 1
         while at <= end:
-            separates, step = True, 1
+            point, step = _SPACE, 1
             if at < end:
                 point, step = _decode(text, at)
-                separates = _separates(point)
             at += step
-            if not separates:
+            separates = _separates(point)
+            if separates:
+                if words > 0 and word < length:
+                    used = _word_ngrams(points[word:length], words, history, seen, out, used)
+                    seen += 1
+                word = length + 1
+            if not (separates and _is_space(point)):
                 points[length] = point
                 length += 1
                 continue
-            if length == 1:
-                continue
-            points[0], points[length] = _BEGIN, _END
-            if words > 0:
-                used = _word_ngrams(points, length, words, history, seen, out, used)
-                seen += 1
-            for size in range(shortest, longest + 1):
-                used = _char_ngrams(points, length + 1, size, out, used)
-            length = 1
+            if length > 1:
+                points[0], points[length] = _BEGIN, _END
+                for size in range(shortest, longest + 1):
+                    used = _char_ngrams(points, length + 1, size, out, used)
+            word = length = 1
         offsets[row + 1] = used
     return offsets, out[:used].copy()
 
 
 @inline
 def _word_ngrams(
-    points: Words, length: int, words: int, history: Words, seen: int, out: Words, used: int
+    points: Words, words: int, history: Words, seen: int, out: Words, used: int
 ) -> int:
     word = _SEED_WORD
-    for j in range(1, length):
-        word = (word ^ points[j]) * _PRIME
+    for point in points:
+        word = (word ^ point) * _PRIME
     word = mix64_jit(word)
     # history[i] is the hash of the n-gram of i + 1 words that ends before this word.
     for size in range(min(seen, words - 1), 0, -1):
@@ -290,13 +307,15 @@ def fold(
 ) -> tuple[Offsets, NDArray[np.int32], Values]:
     """Fold 64-bit features into [0, d) and scale every row to the norm 1.
 
-    Features that fall together within a row are added up, or, where there are
-    no values, count once.
+    Features that fall together within a row are added up. Where there are no
+    values, a feature that is there c times has the value 1 + ln(c): long texts
+    repeat what they are about, and the logarithm keeps "the" from drowning it
+    (Manning et al. 2008, Introduction to Information Retrieval, section 6.4.1).
 
     Args:
         offsets: (n + 1,) int64.
         hashes: (features,) uint64; row i has those between its offsets.
-        values: (features,) float32, or empty: presence alone counts.
+        values: (features,) float32, or empty: features are counted.
         key: the world's 64-bit seed for this column.
         dimension: d.
 
@@ -327,14 +346,17 @@ def fold(
             while owner[slot] == row and ids[place[slot]] != feature:
                 slot = (slot + 1) & (size - 1)
             if owner[slot] == row:
-                if values.shape[0]:
-                    out[place[slot]] += value
+                out[place[slot]] += value
                 continue
             owner[slot] = row
             place[slot] = used
             ids[used] = feature
             out[used] = value
             used += 1
+        if not values.shape[0]:
+            for position in range(begin, used):
+                if out[position] > 1.0:
+                    out[position] = np.float32(1.0 + np.log(np.float64(out[position])))
         # In float64: the squares of large and of small float32 do not fit into float32.
         norm = 0.0
         for position in range(begin, used):

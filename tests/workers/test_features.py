@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from itertools import combinations, pairwise
@@ -20,6 +21,7 @@ PRIME = 0x100000001B3
 BEGIN, END = 0x110001, 0x110002
 SEED_WORD, SEED_CHAR = 0xCBF29CE484222325, 0x84222325CBF29CE4
 WORD = re.compile("[a-z0-9_\xaa\xb5\xba\xc0-\u1fff\u2070-\u2fff\u3040-\U0010ffff]+")
+RUN = re.compile("[^\x00-\x20\x7f-\xa0\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000]+")
 
 Row = dict[int, float]
 
@@ -60,8 +62,8 @@ def word_ngrams(words: list[str], longest: int) -> list[int]:
     return grams
 
 
-def char_ngrams(word: str, size: int) -> list[int]:
-    points = [BEGIN, *map(ord, word), END]
+def char_ngrams(run: str, size: int) -> list[int]:
+    points = [BEGIN, *map(ord, run), END]
     return [
         fnv(SEED_CHAR + size, points[begin : begin + size])
         for begin in range(len(points) - size + 1)
@@ -69,12 +71,11 @@ def char_ngrams(word: str, size: int) -> list[int]:
 
 
 def reference_ngrams(text: str, words: int, chars: tuple[int, int]) -> list[int]:
-    found = WORD.findall(normal(text))
-    grams = word_ngrams(found, words)
+    grams = word_ngrams(WORD.findall(normal(text)), words)
     if chars[1]:
-        for word in found:
+        for run in RUN.findall(normal(text)):
             for size in range(chars[0], chars[1] + 1):
-                grams += char_ngrams(word, size)
+                grams += char_ngrams(run, size)
     return grams
 
 
@@ -82,7 +83,9 @@ def reference_fold(hashes: list[int], values: list[float] | None, key: int, d: i
     row: Row = {}
     for position, hashed in enumerate(hashes):
         feature = (mix64(hashed ^ key) & 0xFFFFFFFF) * d >> 32
-        row[feature] = 1.0 if values is None else row.get(feature, 0.0) + values[position]
+        row[feature] = row.get(feature, 0.0) + (1.0 if values is None else values[position])
+    if values is None:
+        row = {feature: 1.0 + math.log(count) for feature, count in row.items()}
     norm = sum(value * value for value in row.values()) ** 0.5
     return {feature: value / norm if norm else value for feature, value in row.items()}
 
@@ -149,8 +152,14 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_writings_of_the_same_word_are_one_feature() -> None:
-    rows = ["CAFÉ", "café", "cafe\u0301", "(café!)"]
+    rows = ["CAFÉ", "café", "cafe\u0301"]
     assert len({tuple(row) for row in hashes_of(pa.array(rows), 2, (3, 3))}) == 1
+
+
+def test_punctuation_ends_words_and_is_seen_by_character_ngrams() -> None:
+    rows = pa.array(["c", "c++", "c#", "(c)"])
+    assert len({tuple(row) for row in hashes_of(rows, 2, (0, 0))}) == 1
+    assert len({tuple(row) for row in hashes_of(rows, 0, (3, 3))}) == 4
 
 
 @given(
@@ -252,11 +261,17 @@ def test_every_column_is_folded_with_its_own_key_to_the_norm_one() -> None:
     assert batch.weights.tolist() == [1, 2, 0, 4]
 
 
-def test_indices_without_values_count_once() -> None:
+def test_indices_without_values_count_by_the_logarithm_of_their_number() -> None:
     data = DataConfig(train="-", classes=10, indices="ids")
-    batch = Featurizer(data, FeaturesConfig(), 0, 0).batch(MIXED, labels=False)
-    assert [len(row) for row in rows_of(batch)] == [2, 0, 1, 1]
-    assert rows_of(batch)[0][0][1] == pytest.approx(0.5**0.5)
+    table = pa.table({"ids": [[5, 9, 5, 5], [], [7, 7]]})
+    batch = Featurizer(data, FeaturesConfig(), 0, 0).batch(table, labels=False)
+    first, second, third = rows_of(batch)
+    thrice = 1 + math.log(3)
+    assert [value for _, value in first] == pytest.approx(
+        [thrice / math.hypot(thrice, 1), 1 / math.hypot(thrice, 1)]
+    )
+    assert second == []
+    assert [value for _, value in third] == [1.0]
 
 
 @pytest.mark.parametrize(
