@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import featurizing, search
-from benchmarks.tables import COMBINERS, write_table
+from benchmarks.tables import COMBINERS, summary, write_table
+
+ROOT = Path(__file__).parent.parent.parent
 
 METRICS = {"P@1": 0.5, "P@5": 0.1, "R@10": 0.625, "R@20": 0.7, "R@100": 0.75, "nDCG@20": 0.25}
 
@@ -41,15 +43,29 @@ def test_the_table_has_a_line_for_each_combiner_number_and_rival(tmp_path: Path)
     assert "## tldr" in lines
     assert "| MACH, `log` | 8 | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
     assert sum(line.startswith("| MACH") for line in lines) == 2 * len(COMBINERS)
-    assert "| one-vs-all, same network | – | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
+    assert "| one-vs-all softmax, same network | – | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
     assert "| Omikuji 0.5.2 | – | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
     assert not any("PECOS" in line for line in lines)
+
+
+def test_the_summary_marks_the_best_of_each_column(tmp_path: Path) -> None:
+    lines = written(tmp_path, "tldr")
+    assert "| tldr | 100 | MACH, R = 8 | **50.0** | **62.5** | **75.0** |" in lines
+    worse = {**METRICS, "P@1": 0.4, "NDCG@20": 0.1}
+    (tmp_path / "peers" / "tldr-pecos.json").write_text(json.dumps({"metrics": worse}))
+    assert "|  |  | PECOS XR-Linear 1.2.8 | 40.0 | **62.5** | **75.0** |" in summary(tmp_path)
+
+
+def test_the_readme_has_the_table_that_was_measured() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "\n".join(summary(ROOT / "benchmarks" / "results")) in readme
 
 
 def test_recommendations_have_their_own_metrics(tmp_path: Path) -> None:
     lines = written(tmp_path, "gowalla")
     assert "| | R | R@20 | nDCG@20 |" in lines
     assert "| Omikuji 0.5.2 | – | 50.0 | 12.5 |" in lines
+    assert "|  |  | Omikuji 0.5.2 | 50.0 | 12.5 |" in lines
 
 
 def test_the_search_has_a_column_a_set_and_leaves_gaps_open() -> None:
