@@ -5,7 +5,9 @@
     ├── DataError          rows that cannot be trained on or asked about: names shard and row group
     │   └── BadShardError  a file that cannot be read at all
     ├── StorageError       a file of a run or an ensemble that is missing, cut or altered
-    │   └── SchemaError    a file written by another version of the format
+    │   ├── SchemaError         a file written by another version of the format
+    │   ├── StorageFull         a disk without room for one more file; what was there still is
+    │   └── StorageUnreachable  a disk or server that does not answer: nothing is known of its files
     ├── TrainingError      a world that went wrong: not-a-number, exploding loss
     └── RunError           a run that cannot go on as asked: other config, other driver, no worlds
 
@@ -28,7 +30,7 @@ class DataError(ManyworldsError):
 
 
 class BadShardError(DataError):
-    """A Parquet file that cannot be read."""
+    """A Parquet file that is missing, or cannot be read."""
 
 
 class StorageError(ManyworldsError):
@@ -37,6 +39,14 @@ class StorageError(ManyworldsError):
 
 class SchemaError(StorageError):
     """A file written by another version of the format."""
+
+
+class StorageFull(StorageError):
+    """A disk without room for a file; nothing is left of it, and older files are untouched."""
+
+
+class StorageUnreachable(StorageError):
+    """A disk or a server that does not answer as it should; its files may be whole."""
 
 
 class TrainingError(ManyworldsError):

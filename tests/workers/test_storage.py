@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.workers.object_store import Proxy
 from workers.errors import SchemaError, StorageError
 from workers.storage import COMMIT, Checkpoint, FileEntry, RunPaths, Storage, from_json, to_json
 
@@ -19,8 +20,11 @@ ELSEWHERE = "mock:///bucket/run"
 """A filesystem of Arrow's in memory: no rename, and no path that could be memory-mapped."""
 
 
-@pytest.fixture(params=["local", "elsewhere"])
+@pytest.fixture(params=["local", "elsewhere", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        proxy: Proxy = request.getfixturevalue("s3")
+        return Storage(proxy.uri(f"{tmp_path.name}/run"))
     return Storage(str(tmp_path / "run") if request.param == "local" else ELSEWHERE)
 
 

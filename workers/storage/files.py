@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.fs
-
-from workers.errors import SchemaError, StorageError
+from workers.errors import SchemaError, StorageError, StorageUnreachable
+from workers.storage.filesystems import open_place
 from workers.storage.formats import (
     COMMIT,
     COMMIT_SCHEMA,
@@ -30,12 +27,16 @@ from workers.storage.formats import (
     read_entries,
     to_json,
 )
+from workers.storage.info import FileInfo
+from workers.storage.local import LocalFiles, is_unseen
+from workers.storage.remote import RemoteFiles
+from workers.storage.retrying import Retries
+from workers.storage.wording import altered, explained
 
-_CHUNK = 1 << 20
-_OBJECT_STORES = ("s3", "gcs", "abfs")
 _NUMBERED = re.compile(r"(\d{4,})\.\w+")
 
 _Names = list[str]
+_Infos = list[FileInfo | None]
 Source = bytes | Callable[[Path], None]
 """What a file is made of: its bytes, or a function that writes it at a local path."""
 
@@ -46,14 +47,17 @@ class Storage:
     Args:
         uri: a folder, absolute or relative to the working directory, or the URI of a
             pyarrow filesystem (file://, s3://, gs://). Need not exist yet.
+        retries: how operations on a server are tried again; None: for up to two minutes.
 
-    Every method raises `StorageError` if the storage cannot be reached, or if a path
-    would leave the folder.
+    Every method raises `StorageUnreachable` if the storage cannot be reached in spite of the
+    retries, `StorageError` if a path would leave the folder, `StorageFull` if a disk has no room.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri, self._filesystem, self._root = _open(uri)
-        self.is_local = self._filesystem.type_name == "local"
+    def __init__(self, uri: str, *, retries: Retries | None = None) -> None:
+        retries = retries or Retries()
+        self.uri, self._root, remote = open_place(uri, retries)
+        self._files = RemoteFiles(remote, retries) if remote else LocalFiles()
+        self.is_local = self._files.is_local
         self._downloads: dict[tuple[str, int, int], Path] = {}
 
     def where(self, path: str) -> str:
@@ -63,16 +67,12 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or folder."""
-        with self._explained(path):
-            found = self._filesystem.get_file_info(self._full(path))
-        return bool(found.type != pyarrow.fs.FileType.NotFound)
+        return self._info(path) is not None
 
     def list(self, path: str = "") -> _Names:
         """Return the sorted names in a folder; none if there is no such folder."""
-        selector = pyarrow.fs.FileSelector(self._full(path), allow_not_found=True)
         with self._explained(path):
-            found = self._filesystem.get_file_info(selector)
-        return sorted(info.base_name for info in found if not _is_unseen(info.base_name))
+            return sorted(self._files.names(self._full(path)))
 
     def read_bytes(self, path: str) -> bytes:
         """Return a file's bytes; `StorageError` if there is none."""
@@ -80,7 +80,9 @@ class Storage:
 
     def write_bytes(self, path: str, data: bytes) -> FileEntry:
         """Write a file, in the place of an older one if there is one."""
-        return self._write(path, [data])
+        with self._explained(path):
+            self._files.write(self._full(path), data)
+        return measure([data])
 
     def read_json(self, path: str, *, schema: int = 1) -> dict[str, Any]:
         """Return what `write_json` wrote; `StorageError` and `SchemaError` as `from_json`."""
@@ -103,32 +105,32 @@ class Storage:
         names = [name for name in self.list(folder) if _NUMBERED.fullmatch(name)]
         return sorted(names, key=lambda name: int(name.split(".")[0]))
 
+    def sizes(self) -> dict[str, int]:
+        """Return every file of the storage with its bytes, half-written ones too."""
+        with self._explained(""):
+            return self._files.sizes(self._root)
+
+    @staticmethod
+    def is_half_written(path: str) -> bool:
+        """Return whether a file is one that its writer has not finished, on a local disk."""
+        return any(is_unseen(part) for part in path.split("/"))
+
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with its `COMMIT` first; nothing if there is none."""
-        full = self._full(path)
         with self._explained(path):
-            info = self._filesystem.get_file_info(full)
-            if info.type == pyarrow.fs.FileType.Directory:
-                self._remove(f"{full}/{COMMIT}", self._filesystem.delete_file)
-                self._remove(full, self._filesystem.delete_dir)
-            elif info.type != pyarrow.fs.FileType.NotFound:
-                self._remove(full, self._filesystem.delete_file)
+            self._files.delete(self._full(path))
 
     def write_file(self, path: str, source: Source) -> FileEntry:
         """Write a file from bytes or by a function that gets a local path to write at."""
         if isinstance(source, bytes):
-            return self._write(path, [source])
-        if self.is_local:
-            with self._explained(path), _unseen(Path(self._full(path))) as temporary:
-                source(temporary)
-                return measure(_file_chunks(temporary))
-        with tempfile.TemporaryDirectory() as folder:
-            source(Path(folder, "file"))
-            return self._write(path, _file_chunks(Path(folder, "file")))
+            return self.write_bytes(path, source)
+        with self._explained(path):
+            return self._files.write_by(self._full(path), source)
 
     def copy_from(self, other: Storage, source: str, target: str) -> FileEntry:
         """Copy one file of another storage here, in pieces; return what was copied."""
-        return self._write(target, other._chunks(source))
+        with self._explained(target):
+            return self._files.write_chunks(self._full(target), lambda: other._chunks(source))
 
     def commit(self, folder: str, files: Mapping[str, Source]) -> Manifest:
         """Write the files of a folder, then its `COMMIT`: all of them count, or none."""
@@ -156,13 +158,11 @@ class Storage:
         path = f"{folder}/{COMMIT}"
         values = self.read_json(path, schema=COMMIT_SCHEMA)
         manifest = Manifest(read_entries(values, self.where(path)))
-        paths = [self._full(f"{folder}/{name}") for name in manifest.files]
-        with self._explained(folder):
-            infos = self._filesystem.get_file_info(paths)
+        infos = self._infos([f"{folder}/{name}" for name in manifest.files])
         for (name, entry), info in zip(manifest.files.items(), infos, strict=True):
-            if info.size != entry.size:
-                found = "no file" if info.size is None else f"{info.size} bytes"
-                raise self._altered(f"{folder}/{name}", f"{entry.size} bytes", found)
+            if info is None or info.size != entry.size:
+                found = "no file" if info is None else f"{info.size} bytes"
+                raise altered(self.where(f"{folder}/{name}"), f"{entry.size} bytes", found)
         return manifest
 
     def committed(self, folder: str) -> Manifest | None:
@@ -170,12 +170,13 @@ class Storage:
 
         Raises:
             SchemaError: another version wrote the `COMMIT`.
+            StorageUnreachable: nothing is known, so that None would be a lie.
         """
         if not self.exists(f"{folder}/{COMMIT}"):
             return None
         try:
             return self.manifest(folder)
-        except SchemaError:
+        except (SchemaError, StorageUnreachable):
             raise
         except StorageError:
             return None
@@ -211,159 +212,50 @@ class Storage:
 
     def local(self, path: str) -> Path:
         """Return a path to open by memory map: the file itself, or a copy for this process."""
-        full = self._full(path)
-        with self._explained(path):
-            info = self._filesystem.get_file_info(full)
-        if info.type != pyarrow.fs.FileType.File:
-            raise self._altered(path, "a file", "none")
+        info = self._info(path)
+        if info is None or not info.is_file:
+            raise altered(self.where(path), "a file", "none")
         if self.is_local:
-            return Path(full)
-        key = full, info.size, info.mtime_ns
+            return Path(self._full(path))
+        key = path, info.size, info.modified
         if key not in self._downloads:
-            copy = _process_folder() / f"{secrets.token_hex(8)}-{info.base_name}"
+            copy = _process_folder() / f"{secrets.token_hex(8)}-{path.rpartition('/')[2]}"
             Storage(str(copy.parent)).copy_from(self, path, copy.name)
             self._downloads[key] = copy
         return self._downloads[key]
 
-    def _write(self, path: str, chunks: Iterable[bytes]) -> FileEntry:
-        with self._explained(path), self._sink(path) as write:
-            return measure(chunks, write)
+    def _info(self, path: str) -> FileInfo | None:
+        return self._infos([path])[0]
 
-    @contextmanager
-    def _sink(self, path: str) -> Iterator[Callable[[bytes], Any]]:
-        full = self._full(path)
-        if self.is_local:
-            with _unseen(Path(full)) as temporary, temporary.open("xb") as file:
-                yield file.write
-            return
-        if self._filesystem.type_name not in _OBJECT_STORES:
-            self._filesystem.create_dir(full.rpartition("/")[0], recursive=True)
-        with self._filesystem.open_output_stream(full, compression=None) as stream:
-            yield stream.write
+    def _infos(self, paths: _Names) -> _Infos:
+        with self._explained(paths[0] if paths else ""):
+            return self._files.infos([self._full(path) for path in paths])
 
     def _chunks(self, path: str) -> Iterator[bytes]:
-        full = self._full(path)
-        with (
-            self._explained(path),
-            self._filesystem.open_input_stream(full, compression=None) as stream,
-        ):
-            while chunk := stream.read(_CHUNK):
-                yield chunk
-
-    def _remove(self, full: str, remove: Callable[[str], None]) -> None:
-        try:
-            remove(full)
-        except FileNotFoundError:
-            return
-        except OSError:
-            # Arrow puts an empty object for the parent folder afterwards, which a server may
-            # refuse. What counts is whether the files are gone.
-            inside = pyarrow.fs.FileSelector(full, allow_not_found=True, recursive=True)
-            left = [self._filesystem.get_file_info(full), *self._filesystem.get_file_info(inside)]
-            if any(info.type == pyarrow.fs.FileType.File for info in left):
-                raise
+        with self._explained(path):
+            yield from self._files.chunks(self._full(path))
 
     def _full(self, path: str) -> str:
         if path:
             check_name(path, self.uri)
         return f"{self._root}/{path}" if path else self._root
 
-    @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise self._altered(path, "a file", "none") from error
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(
-                f"{self.where(path)}: expected storage that can be read and written, found:"
-                f" {error}; check space, permissions, credentials and network"
-            ) from error
+    def _explained(self, path: str) -> AbstractContextManager[None]:
+        return explained(self.where(path))
 
     def _listed(self, folder: str, name: str, manifest: Manifest) -> FileEntry:
         if name not in manifest.files:
             listed = ", ".join(manifest.files) or "nothing"
-            raise self._altered(f"{folder}/{COMMIT}", f"'{name}' in it", listed)
+            raise altered(self.where(f"{folder}/{COMMIT}"), f"'{name}' in it", listed)
         return manifest.files[name]
 
     def _check(self, path: str, wanted: FileEntry, found: FileEntry) -> None:
         if wanted != found:
-            raise self._altered(
-                path,
+            raise altered(
+                self.where(path),
                 f"{wanted.size} bytes with sha256 {wanted.sha256[:16]}…",
                 f"{found.size} bytes with {found.sha256[:16]}…",
             )
-
-    def _altered(self, path: str, expected: str, found: str) -> StorageError:
-        return StorageError(
-            f"{self.where(path)}: expected {expected}, found {found};"
-            " restore it, or remove what it belongs to"
-        )
-
-
-def _open(uri: str) -> tuple[str, Any, str]:
-    if not uri:
-        raise StorageError("expected a folder or URI, found nothing; for example runs/first")
-    if "://" not in uri:
-        path = os.path.abspath(os.path.expanduser(uri))
-        return path, pyarrow.fs.LocalFileSystem(), path
-    if "@" in uri.split("://")[1].split("/")[0]:
-        # The URI ends up in states, logs and on screens.
-        raise StorageError(
-            "expected a URI without credentials, found some before an '@'; give them by the"
-            " environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    try:
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise StorageError(
-            f"{uri}: expected a folder, or a URI of file://, s3:// or gs://, found: {error}"
-        ) from error
-    path = path.rstrip("/")
-    if not path:
-        raise StorageError(f"{uri}: expected a bucket and a folder in it, found neither")
-    return path if filesystem.type_name == "local" else uri.rstrip("/"), filesystem, path
-
-
-@contextmanager
-def _unseen(target: Path) -> Iterator[Path]:
-    """Give a path beside `target` to write at, which takes its place once it is on disk."""
-    _make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
-
-
-def _is_unseen(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _file_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
 
 
 @functools.cache

@@ -1,13 +1,13 @@
 """The names of all files of a run, and what is already there of it.
 
 RUN/
-  identity.yaml, settings/0001.yaml ..., dataset.json, driver.json
+  identity.yaml, settings/0001.yaml ..., dataset.json, driver.json, stop.json
   worlds/007/
     state.json
     attempts/03-x7f2/
       progress.json, metrics/0001.jsonl ..., log.txt
       checkpoints/00012000/{model.safetensors, optimizer.safetensors, state.json, COMMIT}
-      final/{model.safetensors, receipt.json, COMMIT}
+      final/{model.safetensors, receipt.json, content.json, COMMIT}
   ensembles/<digest>/{manifest.json, world-000.safetensors ..., COMMIT}
   ensembles/CURRENT
 """
@@ -40,6 +40,8 @@ class RunPaths:
     """Folder of numbered files; the newest wins."""
     dataset = "dataset.json"
     lease = "driver.json"
+    stop = "stop.json"
+    """Asks the driver that holds the lease to stop."""
     ensembles = "ensembles"
     current = "ensembles/CURRENT"
     """Names the ensemble that is served."""
