@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-accuracy bench-search bench-featurizing clean distclean
+.PHONY: help demo test lint format bench-accuracy bench-search bench-featurizing bench-checkpointing clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -46,6 +46,9 @@ bench-search: .venv/.stamp ## Search the defaults, one setting at a time; needs 
 
 bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.featurizing
+
+bench-checkpointing: .venv/.stamp ## Time what checkpoints cost a step, and what they save
+	@.venv/bin/python -m benchmarks.checkpointing
 
 clean: ## Remove builds and caches
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,50 +2,49 @@
 
 summary = train(preset="quickstart", overrides=["run=runs/a", ...])
 resume("runs/a", worlds=[3, 7])
+grow("runs/a", worlds=48)
 status("runs/a")
+logs("runs/a", world=3)
+stop("runs/a")
 merge("runs/a", min_worlds=6)
+clean("runs/a", dry_run=True)
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator import reducer, views
+from orchestrator import cleaning, reducer, stopping, views
+from orchestrator import logs as log_files
+from orchestrator.cleaning import Item
 from orchestrator.config import RunConfig, load, override
-from orchestrator.driver import Driver, Summary
-from orchestrator.executors import Executor, InProcessExecutor
-from orchestrator.inputs import open_inputs
-from orchestrator.lease import Lease
+from orchestrator.driving import Listener, RunSummary, drive
+from orchestrator.ensemble.artefact import served
+from orchestrator.lease import Lease, Owner, is_alive, owner_of
+from orchestrator.logs import Log
 from orchestrator.run import Run
 from orchestrator.state import WorldState
+from orchestrator.stopping import Request, request_of
 from orchestrator.views import WorldView
-from workers.errors import ConfigError
+from workers.errors import ConfigError, RunError
 from workers.storage import Storage
 
-Listener = Callable[[Sequence[WorldView]], None]
-"""Gets the views of all worlds that are trained, after every change."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """How a run was left."""
-
-    run: str
-    """Its folder or URI."""
-    done: tuple[int, ...]
-    failed: Mapping[int, str]
-    """Why, by world."""
-    pending: tuple[int, ...]
-    error: str | None
-    """Why the run ended before its time, if it did."""
-    ensemble: str | None
-    """Folder or URI of the ensemble; None: not merged."""
+__all__ = [
+    "Item",
+    "Log",
+    "RunStatus",
+    "RunSummary",
+    "clean",
+    "grow",
+    "logs",
+    "merge",
+    "resume",
+    "status",
+    "stop",
+    "train",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +56,19 @@ class RunStatus:
     """By world, with every attempt."""
     views: tuple[WorldView, ...]
     """By world, what there is to see."""
+    ensemble: str | None
+    """Folder or URI of the ensemble that is served; None: there is none."""
+    driver: Owner | None
+    """Who drives it; None: nobody."""
+    alive: bool | None
+    """Whether the driver is alive; None where this host cannot tell."""
+    request: Request | None
+    """What asks the driver to stop."""
+
+    @property
+    def driven(self) -> bool:
+        """Whether a driver is at work, as far as this host can tell."""
+        return self.driver is not None and self.alive is not False
 
 
 def train(
@@ -69,7 +81,7 @@ def train(
 ) -> RunSummary:
     """Train the worlds of a run and merge them; go on with the run if it is there already.
 
-    Ctrl-C, and SIGTERM, let every world write a checkpoint first; a second one does not.
+    Ctrl-C, SIGTERM and `stop` let every world write a checkpoint first; a second signal does not.
 
     Args:
         config: all settings; None: those of `preset`.
@@ -89,7 +101,7 @@ def train(
     wanted = load(preset, overrides) if config is None else override(config, overrides)
     wanted = _anchored(wanted)
     with Lease(Storage(wanted.run), take_over=take_over) as lease:
-        return _drive(wanted, lease, None, listener)
+        return drive(wanted, lease, None, listener)
 
 
 def resume(
@@ -116,7 +128,103 @@ def resume(
     opened = Run.open(run)
     with Lease(opened.storage, take_over=take_over) as lease:
         wanted = override(_config_of(Run.open(run)), overrides)
-        return _drive(wanted, lease, worlds, listener)
+        return drive(wanted, lease, worlds, listener)
+
+
+def grow(
+    run: str,
+    worlds: int,
+    *,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+    take_over: bool = False,
+) -> RunSummary:
+    """Give a run more worlds, train those that are not done, and merge.
+
+    Args:
+        run: its folder or URI.
+        worlds: how many it shall have in all.
+        overrides: `key=value` settings, of those that may change while a run lives.
+        listener: told after every change.
+        take_over: drive the run even if another driver seems to.
+
+    Raises:
+        ConfigError: for settings that cannot work.
+        RunError: if there is no such run, it has more worlds already, or it is driven already.
+        KeyboardInterrupt: after a stop that was asked for.
+    """
+    opened = Run.open(run)
+    with Lease(opened.storage, take_over=take_over) as lease:
+        kept = _config_of(Run.open(run))
+        if worlds < kept.worlds:
+            raise RunError(
+                f"{run}: expected at least the {kept.worlds} worlds that the run has, found"
+                f" {worlds}; a run only grows: ask for more, or begin another with run=..."
+            )
+        wanted = override(kept, [*overrides, f"worlds={worlds}"])
+        return drive(wanted, lease, None, listener)
+
+
+def stop(run: str, *, wait: bool = True, listener: Callable[[str], None] | None = None) -> bool:
+    """Ask the driver of a run to stop: every world writes a checkpoint, then the driver leaves.
+
+    Args:
+        run: its folder or URI.
+        wait: return only when the driver has left.
+        listener: gets what there is to wait for, in words, whenever that changes.
+
+    Returns:
+        Whether there was a driver to ask.
+
+    Raises:
+        RunError: there is no such run, or its driver died instead of leaving.
+    """
+    opened = Run.open(run)
+    owner = owner_of(opened.storage)
+    if owner is None or is_alive(owner) is False:
+        return False
+    stopping.ask(opened.storage, owner.token)
+    if wait:
+        stopping.wait_until_left(opened, owner, listener or (lambda line: None))
+    return True
+
+
+def clean(run: str, *, dry_run: bool = False) -> list[Item]:
+    """Remove what a run needs no more; return what that is.
+
+    Superseded checkpoints, leftovers of attempts that were never committed, and ensembles other
+    than the one that is served.
+
+    Args:
+        run: its folder or URI.
+        dry_run: remove nothing.
+
+    Raises:
+        RunError: there is no such run, or it is driven.
+        StorageError: what supersedes something else is altered.
+    """
+    opened = Run.open(run)
+    if dry_run:
+        return cleaning.superfluous(opened)
+    with Lease(opened.storage):
+        return cleaning.remove(opened, cleaning.superfluous(opened))
+
+
+def logs(
+    run: str, world: int | None = None, attempt: str | None = None, *, lines: int = 50
+) -> list[Log]:
+    """Return the last lines of the logs of a run's worlds, by world.
+
+    Args:
+        run: its folder or URI.
+        world: only this one; None: all.
+        attempt: only this one of the world; None: the newest that wrote a log.
+        lines: of each log at most.
+
+    Raises:
+        RunError: there is no such run, world or attempt.
+    """
+    return log_files.read(Run.open(run), world, attempt, lines)
 
 
 def status(run: str) -> RunStatus:
@@ -124,12 +232,20 @@ def status(run: str) -> RunStatus:
 
     Raises:
         RunError: there is no such run.
+        StorageError: a file of the run is altered.
     """
     opened = Run.open(run)
+    driver = owner_of(opened.storage)
+    alive = is_alive(driver) if driver else None
+    digest = served(opened.storage)
     return RunStatus(
         config=_config_of(opened),
         states=tuple(opened.states()),
-        views=tuple(views.of_run(opened)),
+        views=tuple(views.of_run(opened, driven=driver is not None and alive is not False)),
+        ensemble=opened.storage.where(opened.paths.ensemble(digest)) if digest else None,
+        driver=driver,
+        alive=alive,
+        request=request_of(opened.storage, driver.token) if driver else None,
     )
 
 
@@ -144,88 +260,6 @@ def merge(run: str, *, min_worlds: int | None = None) -> str:
         RunError: if there is no such run, or fewer worlds are done.
     """
     return reducer.merge(_config_of(Run.open(run)), min_worlds=min_worlds)
-
-
-def _drive(
-    config: RunConfig, lease: Lease, worlds: Iterable[int] | None, listener: Listener | None
-) -> RunSummary:
-    shards = open_inputs(config)
-    run = Run.create(config.run, config.identity(), config.settings())
-    run.check_dataset(shards.fingerprint())
-    chosen = range(run.worlds) if worlds is None else sorted(set(worlds))
-    left = [world for world in chosen if run.state(world).status != "done"]
-    tell = listener or (lambda views: None)
-    with closing(_executor(config, len(left))) as executor:
-        driver = Driver(
-            run,
-            executor,
-            retry=config.retry,
-            max_parallel=config.cluster.max_parallel,
-            pending_timeout=config.cluster.pending_timeout,
-            only=chosen,
-            listener=lambda statuses: tell(views.of_driver(statuses, config.training.batch_size)),
-            heartbeat=lease.renew,
-        )
-        with _stops(driver) as interrupted:
-            summary = driver.run_to_end()
-    if interrupted() and not summary.complete:
-        raise KeyboardInterrupt
-    return _merged(config, run, summary)
-
-
-def _merged(config: RunConfig, run: Run, summary: Summary) -> RunSummary:
-    """Return the summary, after merging if enough worlds are done."""
-    done = sum(state.status == "done" for state in run.states())
-    enough = done >= (config.merge.min_worlds or config.worlds)
-    return RunSummary(
-        run=config.run,
-        done=summary.done,
-        failed=summary.failed,
-        pending=summary.pending,
-        error=summary.error,
-        ensemble=reducer.merge(config) if enough else None,
-    )
-
-
-def _executor(config: RunConfig, worlds: int) -> Executor:
-    """Return where `worlds` worlds train; none of them need no cluster."""
-    cluster = config.cluster
-    if cluster.address == "none" or not worlds:
-        return InProcessExecutor(config.run, config.world_config())
-    from orchestrator.executors.ray import RayExecutor
-
-    return RayExecutor(
-        config.run,
-        config.world_config(),
-        worlds=worlds,
-        address=cluster.address,
-        gpus_per_world=cluster.gpus_per_world,
-        cpus_per_world=cluster.cpus_per_world,
-    )
-
-
-@contextmanager
-def _stops(driver: Driver) -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a stop with checkpoints, a second one into an end at once."""
-    count = 0
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            driver.stop()
-        else:
-            driver.kill()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: count > 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _config_of(run: Run) -> RunConfig:

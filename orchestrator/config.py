@@ -86,6 +86,9 @@ class RetryConfig:
     """Attempts that may run out of memory before the world counts as failed."""
     preemption: int | None = None
     """Attempts that may lose their machine before the world counts as failed; null: any number."""
+    stall_timeout: float = 900.0
+    """Seconds without a step or any other sign of life after which an attempt is killed; counts
+    as an error."""
     backoff_seconds: float = 2.0
     """Wait before the second attempt; it doubles with each further one."""
     backoff_cap_seconds: float = 300.0
@@ -98,6 +101,11 @@ class RetryConfig:
             count = getattr(self, name)
             if count is not None and count < 1:
                 found.append(f"retry.{name}: expected at least 1 attempt, found {count}")
+        if not self.stall_timeout > 0:
+            found.append(
+                "retry.stall_timeout: expected a positive number of seconds,"
+                f" found {self.stall_timeout}"
+            )
         if self.backoff_seconds < 0:
             found.append(f"retry.backoff_seconds: expected 0 or more, found {self.backoff_seconds}")
         if self.backoff_cap_seconds < self.backoff_seconds:

@@ -108,7 +108,7 @@ class PlainLines:
         """Write the lines that are due."""
         now = self._clock()
         for view in views:
-            state = (view.state, view.attempts, view.cause)
+            state = (view.state, view.attempts, _remark(view))
             changed = self._seen.get(view.world, ("pending", 0, "")) != state
             moved = self._steps.get(view.world) != view.step
             due = now - self._written.get(view.world, now - self._every) >= self._every
@@ -134,8 +134,7 @@ def line(view: WorldView) -> str:
         parts.append(f"{duration(view.seconds_left)} left")
     if view.attempts > 1:
         parts.append(f"attempt {view.attempts}")
-    if view.cause:
-        parts.append(view.cause)
+    parts.append(_remark(view))
     return "  ".join(part for part in parts if part).rstrip()
 
 
@@ -157,7 +156,7 @@ def table(views: Sequence[WorldView], room: int | None = None) -> Table:
     )
     for heading in ("world", "state", "step", "rows/s", "loss", "bucket acc.", "left", "tries"):
         result.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-    result.add_column("last end", overflow="ellipsis", no_wrap=True)
+    result.add_column("remark", overflow="ellipsis", no_wrap=True)
     for view in sorted(shown, key=lambda view: view.world):
         result.add_row(*_cells(view))
     return result
@@ -175,7 +174,7 @@ def _cells(view: WorldView) -> list[Text | str]:
         f"{view.bucket_accuracy:.1%}" if view.bucket_accuracy is not None else "",
         duration(left) if running and left is not None else "",
         str(view.attempts),
-        Text(view.cause),
+        Text(_remark(view)),
     ]
 
 
@@ -183,6 +182,11 @@ def _progress(view: WorldView) -> str:
     if view.step is None:
         return ""
     return f"{view.step:,}/{view.steps:,}" if view.steps else f"{view.step:,}"
+
+
+def _remark(view: WorldView) -> str:
+    """Return the trouble that a world is in, or else how its last attempt ended."""
+    return view.trouble if view.trouble and view.state == "running" else view.cause
 
 
 def _rank(state: str) -> int:

@@ -11,7 +11,9 @@ cause, and from what is committed, what becomes of the world:
   `RetryConfig` allows: then failed;
 - stopped: pending.
 
-No world's failure stops another one.
+An attempt that gives no sign of life for too long is killed: hung. One whose
+machine is about to go is asked for a checkpoint, and moves: preemption. Places
+where attempts died twice are avoided. No world's failure stops another one.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.budget import pause, spent
+from orchestrator import transitions
+from orchestrator.budget import pause
 from orchestrator.config import RetryConfig
-from orchestrator.executors.base import Ended, Event, Executor, Progress, Started
+from orchestrator.executors.base import Ended, Event, Executor, Leaving, Progress, Started
+from orchestrator.placement import Placement
 from orchestrator.run import Run
-from orchestrator.state import Attempt, Cause, WorldState
+from orchestrator.state import Cause, WorldState
+from orchestrator.watchdog import Watchdog
 from workers.errors import RunError
 from workers.hashing import derive_seed
 
@@ -48,6 +53,8 @@ class WorldStatus:
     message: str
     progress: Mapping[str, Any]
     """Fields of `workers.world.Progress`; empty before the first report of this driver's time."""
+    lacking: str = ""
+    """What is missing, if the world has been waiting for a place for too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,11 @@ class _World:
     """On the driver's clock."""
     attempt: str | None = None
     """The one that runs or awaits its place."""
-    placed: bool = False
+    place: str | None = None
+    """Where that one runs; None: nowhere yet."""
+    leaving: bool = False
+    """Whether that place is about to go."""
+    lacking: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +97,8 @@ class Driver:
         executor: where attempts run; stays open.
         retry: budgets and pauses.
         max_parallel: attempts at the same time at most; None: as many as the executor has room for.
-        pending_timeout: seconds that nothing at all may be placed before the run gives up.
+        pending_timeout: seconds that a world may wait for a place before the listener hears what
+            is missing, and that nothing at all may be placed before the run gives up.
         only: the worlds to take care of; None: all.
         listener: gets the status of all worlds of this driver after every change.
         heartbeat: called at every step; may raise to end the driver.
@@ -125,7 +137,8 @@ class Driver:
         self._now = now
         self._stopping = self._told_to_stop = self._killing = False
         self._error: str | None = None
-        self._unplaced_since: float | None = None
+        self._watchdog = Watchdog(retry.stall_timeout, clock)
+        self._placement = Placement(pending_timeout, clock)
         self._worlds = {
             world: _World(self._adopt(world), not_before=clock())
             for world in _chosen(run.worlds, only)
@@ -153,6 +166,7 @@ class Driver:
         before = self.snapshot()
         for event in self._executor.poll():
             self._handle(event)
+        self._end_hung()
         if self._stopping:
             self._end_all()
         else:
@@ -190,51 +204,63 @@ class Driver:
         )
 
     def _adopt(self, index: int) -> WorldState:
-        """Return a world's state once what a dead driver left open is settled."""
         state = self._run.state(index)
-        if state.status == "done":
-            return state
-        attempts = tuple(
-            item if item.cause else self._close(item, "stopped", "its driver ended before it", 0)
-            for item in state.attempts
-        )
-        if finished := self._run.paths.finished(index):
-            settled = replace(state, status="done", winner=finished[0], attempts=attempts)
-        else:
-            forgiven = len(attempts) if state.status == "failed" else state.forgiven
-            settled = replace(state, status="pending", attempts=attempts, forgiven=forgiven)
-        return self._saved(state, settled)
+        return self._saved(state, transitions.adopted(state, self._winner(index), self._time()))
 
     def _handle(self, event: Event) -> None:
         world = self._worlds.get(event.world)
         if world is None or world.attempt != event.attempt:
             return  # Of an attempt that no longer counts.
-        if isinstance(event, Progress):
-            world.progress = event.values
-        elif isinstance(event, Started):
-            world.placed = True
-            self._change(world, _with_last(world.state, node=event.node))
-        else:
+        if isinstance(event, Ended):
             self._end(world, event)
+        elif isinstance(event, Leaving):
+            world.leaving = True
+            self._executor.stop(event.world)
+        else:
+            self._watchdog.heard(event.world)
+            if isinstance(event, Progress):
+                world.progress = event.values
+            elif isinstance(event, Started):
+                self._place(world, event)
+
+    def _place(self, world: _World, event: Started) -> None:
+        world.place, world.lacking = event.place, ""
+        self._placement.settled(event.world)
+        self._change(world, transitions.placed(world.state, event.node))
 
     def _end(self, world: _World, event: Ended) -> None:
-        cause, message = event.cause, event.message
-        finished = self._run.paths.finished(event.world)
-        if cause == "done" and not finished:
-            cause, message = "error", "it reported success, but committed no weights"
+        winner = self._winner(event.world)
+        cause, message = transitions.judged(
+            event, leaving=world.leaving, committed=winner is not None
+        )
         newest = self._run.paths.newest_checkpoint(event.world)
-        last = self._close(world.state.attempts[-1], cause, message, newest.step if newest else 0)
-        attempts = (*world.state.attempts[:-1], last)
-        state = replace(world.state, status="pending", attempts=attempts)
-        if finished:
-            state = replace(state, status="done", winner=finished[0])
-        elif cause == "config" or spent(state, self._retry):
-            state = replace(state, status="failed")
+        state = transitions.ended(
+            world.state,
+            cause,
+            message,
+            steps=newest.step if newest else 0,
+            winner=winner,
+            retry=self._retry,
+            time=self._time(),
+        )
         self._change(world, state)
-        world.attempt = None
+        if event.vanished or cause in ("hung", "out_of_memory"):
+            self._placement.died(world.place)
+        self._release(world)
         world.not_before = self._clock() + pause(state, self._retry, self._seed(world))
-        if cause == "config" and not finished:
+        if cause == "config" and not winner:
             self._give_up(message)
+
+    def _release(self, world: _World) -> None:
+        self._watchdog.forget(world.state.index)
+        self._placement.settled(world.state.index)
+        world.attempt, world.place, world.leaving, world.lacking = None, None, False, ""
+
+    def _end_hung(self) -> None:
+        for index in self._watchdog.look():
+            world = self._worlds[index]
+            self._executor.kill(index)
+            self._end(world, Ended(index, self._attempt(index), "hung", self._stalled()))
 
     def _start_due(self) -> None:
         due = [world for world in self._pending() if world.not_before <= self._clock()]
@@ -247,17 +273,27 @@ class Driver:
             self._start(world)
 
     def _start(self, world: _World) -> None:
-        index, paths = world.state.index, self._run.paths
-        names = [*paths.attempts(index), *(item.name for item in world.state.attempts)]
-        number = 1 + max((paths.attempt_number(name) for name in names), default=0)
-        attempt = Attempt(
-            name=paths.attempt_name(number, secrets.token_hex(4)), started_at=self._time()
-        )
-        attempts = (*world.state.attempts, attempt)
+        index = world.state.index
+        if winner := self._winner(index):
+            # Of an attempt that was thought dead.
+            self._change(world, transitions.finished(world.state, winner))
+            return
+        attempt = self._new_name(world.state)
         # Saved first: a driver that dies in between leaves no attempt that nobody knows of.
-        self._change(world, replace(world.state, status="running", attempts=attempts))
-        world.attempt, world.placed = attempt.name, False
-        self._executor.start(index, attempt.name)
+        self._change(world, transitions.begun(world.state, attempt, self._time()))
+        world.attempt = attempt
+        self._placement.asked(index)
+        self._executor.start(index, attempt, avoid=self._placement.bad)
+
+    def _new_name(self, state: WorldState) -> str:
+        paths = self._run.paths
+        names = [*paths.attempts(state.index), *(item.name for item in state.attempts)]
+        number = 1 + max((paths.attempt_number(name) for name in names), default=0)
+        return paths.attempt_name(number, secrets.token_hex(4))
+
+    def _winner(self, index: int) -> str | None:
+        finished = self._run.finished(index)
+        return finished[0] if finished else None
 
     def _end_all(self) -> None:
         if self._killing:
@@ -268,18 +304,17 @@ class Driver:
             self._told_to_stop = True
 
     def _check_placement(self) -> None:
-        live = self._live()
-        if not live or any(self._worlds[index].placed for index in live):
-            self._unplaced_since = None
-        elif self._unplaced_since is None:
-            self._unplaced_since = self._clock()
-        elif self._clock() - self._unplaced_since >= self._pending_timeout:
+        placed = [index for index in self._live() if self._worlds[index].place is not None]
+        if self._placement.is_hopeless(placed):
             self._give_up(
                 f"expected room for a world within {self._pending_timeout:g} s, found none:"
                 f" {self._executor.lacking()}; ask for less with cluster.gpus_per_world and"
                 " cluster.cpus_per_world, or add machines"
             )
             self._abandon("never placed")
+        for index in self._placement.overdue():
+            world = self._worlds[index]
+            world.lacking = world.lacking or self._executor.lacking()
 
     def _abandon(self, message: str) -> None:
         for index in self._live():
@@ -298,9 +333,6 @@ class Driver:
             self._run.save(new)
         return new
 
-    def _close(self, attempt: Attempt, cause: Cause, message: str, steps: int) -> Attempt:
-        return replace(attempt, cause=cause, message=message, steps=steps, ended_at=self._time())
-
     def _pending(self) -> list[_World]:
         return [world for world in self._worlds.values() if world.state.status == "pending"]
 
@@ -318,6 +350,12 @@ class Driver:
         seed = int(self._run.identity.get("seed", 0))
         return derive_seed(seed, world.state.index, "pause", len(world.state.attempts))
 
+    def _stalled(self) -> str:
+        return (
+            f"expected a sign of life within {self._retry.stall_timeout:g} s, found none: killed;"
+            " raise retry.stall_timeout if one step may take longer"
+        )
+
     def _time(self) -> str:
         return self._now().isoformat(timespec="seconds")
 
@@ -334,19 +372,15 @@ def _chosen(worlds: int, only: Iterable[int] | None) -> list[int]:
     return chosen
 
 
-def _with_last(state: WorldState, *, node: str) -> WorldState:
-    last = replace(state.attempts[-1], node=node)
-    return replace(state, attempts=(*state.attempts[:-1], last))
-
-
 def _status(world: _World) -> WorldStatus:
     state = world.state
     ended = [item for item in state.attempts if item.cause]
     return WorldStatus(
         world=state.index,
-        status="waiting" if world.attempt and not world.placed else state.status,
+        status="waiting" if world.attempt and world.place is None else state.status,
         attempts=len(state.attempts),
         cause=ended[-1].cause if ended else None,
         message=ended[-1].message if ended else "",
         progress=world.progress,
+        lacking=world.lacking,
     )

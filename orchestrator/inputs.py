@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchestrator.config import RunConfig
 from workers.config import DataConfig
 from workers.errors import DataError
 from workers.shards import ShardSet
+from workers.storage import RunPaths, Storage
 
 
 def open_inputs(config: RunConfig) -> ShardSet:
     """Return the training shards, once all inputs look as the settings say.
 
     Opens every shard of the training and the held-out rows, and the class names; reads
-    metadata only.
+    metadata only. Where bad shards may be left out, those that the run began with are told
+    from what is there.
 
     Raises:
         DataError: a file, a column or a class name is missing, or of another type.
     """
-    shards = ShardSet(config.data.train)
+    skips = config.data.on_bad_shard == "skip"
+    shards = ShardSet(
+        config.data.train, known=_began_with(config) if skips else None, lenient=skips
+    )
     shards.check_columns(config.data)
     if config.data.validation is not None:
         ShardSet(config.data.validation).check_columns(config.data)
     if config.data.class_names is not None:
         _check_names(config.data.class_names, config.data)
     return shards
+
+
+def _began_with(config: RunConfig) -> dict[str, Any] | None:
+    """Return the fingerprint of the training data that the run began with, if it did."""
+    storage = Storage(config.run)
+    if not storage.exists(RunPaths.dataset):
+        return None
+    kept: dict[str, Any] | None = storage.read_json(RunPaths.dataset).get("fingerprint")
+    return kept
 
 
 def _check_names(uri: str, data: DataConfig) -> None:

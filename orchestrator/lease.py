@@ -1,9 +1,10 @@
 """Who drives a run: advice that keeps two drivers from working on one run by mistake.
 
 Object stores have no conditional put, so a lease cannot be safe; safety comes
-from the attempts' folders. The owner writes the lease anew at intervals. It has
-lapsed once it was not written for its whole term on the reader's own clock, so
-that clocks may differ between machines.
+from the attempts' folders. The owner writes the lease anew at intervals, from a
+thread of its own, whatever else it is busy with. The lease has lapsed once it
+was not written for its whole term on the reader's own clock, so that clocks may
+differ between machines.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import os
 import platform
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,6 +25,8 @@ from workers.storage import RunPaths, Storage
 
 TERM = 30.0
 """Seconds without a sign of life after which a lease has lapsed."""
+INTERVAL = TERM / 3
+"""Seconds between two signs of life."""
 _LOOKS = 10
 """How often a reader looks at another's lease within its term."""
 
@@ -55,6 +59,7 @@ class Lease:
         take_over: take the lease whoever has it.
         clock: seconds, never set back.
         sleep: waits for seconds.
+        wait: waits until an event is set, for seconds at most; returns whether it is.
 
     Raises:
         RunError: on entering, if another driver is alive; it names that one.
@@ -67,13 +72,22 @@ class Lease:
         take_over: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._storage = storage
         self._take_over = take_over
         self._clock = clock
         self._sleep = sleep
         self._owner = _this_process()
-        self._renewed = clock()
+        self._wait = wait
+        self._left = threading.Event()
+        self._lost: Owner | None = None
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def token(self) -> str:
+        """What tells this driver from any other of the run."""
+        return self._owner.token
 
     def __enter__(self) -> Lease:
         other = self._read()
@@ -83,53 +97,57 @@ class Lease:
                 f" {other}; wait for it or stop it, or take its place with --take-over"
             )
         self._write()
+        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._left.set()
+        # Storage that does not answer must not keep the process: a lease that is left behind
+        # lapses, and on this host is seen to be a dead process's.
+        self._thread.join(TERM)
         with contextlib.suppress(StorageError):
             if self._is_mine(self._read()):
                 self._storage.delete(RunPaths.lease)
 
     def renew(self) -> None:
-        """Give a sign of life, if it is time for one; call this often.
+        """Make sure that the lease is still held; costs nothing, so call it often.
 
         Raises:
             RunError: another driver took over.
         """
-        if self._clock() - self._renewed < TERM / 3:
-            return
-        other = self._read()
-        if other and not self._is_mine(other):
+        if self._lost:
             raise RunError(
                 f"{self._storage.uri}: expected to drive this run still, found another driver:"
-                f" {other}; it goes on with the run, this one ends"
+                f" {self._lost}; it goes on with the run, this one ends"
             )
-        self._write()
+
+    def _keep(self) -> None:
+        while not self._lost and not self._wait(self._left, INTERVAL):
+            # Storage that cannot be reached for a while does not end the driver: the lease is
+            # advice, and what the driver does next on that storage will tell.
+            with contextlib.suppress(StorageError):
+                self._beat()
+
+    def _beat(self) -> None:
+        other = self._read()
+        if other and not self._is_mine(other):
+            self._lost = other
+        else:
+            self._write()
 
     def _write(self) -> None:
         self._owner = replace(self._owner, beat=self._owner.beat + 1)
         self._storage.write_json(RunPaths.lease, asdict(self._owner))
-        self._renewed = self._clock()
 
     def _read(self) -> Owner | None:
-        if not self._storage.exists(RunPaths.lease):
-            return None
-        values = self._storage.read_json(RunPaths.lease)
-        kinds = {item.name: int if item.name in ("pid", "beat") else str for item in fields(Owner)}
-        if {name: type(value) for name, value in values.items()} != kinds:
-            raise StorageError(
-                f"{self._storage.where(RunPaths.lease)}: expected a lease, found {values};"
-                " remove that file if no other driver is at work"
-            )
-        return Owner(**values)
+        return owner_of(self._storage)
 
     def _is_mine(self, owner: Owner | None) -> bool:
         return owner is not None and owner.token == self._owner.token
 
     def _is_gone(self, other: Owner) -> bool:
-        if other.boot and other.boot == self._owner.boot:
-            return _started(other.pid) != other.started
-        return self._has_lapsed(other)
+        alive = is_alive(other)
+        return self._has_lapsed(other) if alive is None else not alive
 
     def _has_lapsed(self, other: Owner) -> bool:
         """Watch another machine's lease for its term; return whether it never changed."""
@@ -143,6 +161,35 @@ class Lease:
         while self._clock() < end:
             self._sleep(TERM / _LOOKS)
             yield
+
+
+def owner_of(storage: Storage) -> Owner | None:
+    """Return the driver that a run's lease names, or None; changes nothing.
+
+    Raises:
+        StorageError: the lease is altered.
+    """
+    try:
+        values = storage.read_json(RunPaths.lease)
+    except StorageError:
+        # Asked afterwards: a driver may leave at any moment.
+        if storage.exists(RunPaths.lease):
+            raise
+        return None
+    kinds = {item.name: int if item.name in ("pid", "beat") else str for item in fields(Owner)}
+    if {name: type(value) for name, value in values.items()} != kinds:
+        raise StorageError(
+            f"{storage.where(RunPaths.lease)}: expected a lease, found {values};"
+            " remove that file if no other driver is at work"
+        )
+    return Owner(**values)
+
+
+def is_alive(owner: Owner) -> bool | None:
+    """Return whether a driver's process is alive; None where this host cannot tell."""
+    if not owner.boot or owner.boot != _boot():
+        return None
+    return _started(owner.pid) == owner.started
 
 
 def _this_process() -> Owner:

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from orchestrator.config import RunConfig
 from orchestrator.ensemble.artefact import CLASSES, MANIFEST, README, SCHEMA, Manifest, Member
 from orchestrator.ensemble.names import class_names
+from orchestrator.run import Run
 from orchestrator.words import listed
 from workers.errors import ConfigError, RunError, StorageError
 from workers.shards import read_table
 from workers.storage import Manifest as Commit
-from workers.storage import RunPaths, Storage, from_json, to_json
+from workers.storage import Storage, from_json, to_json
 
 BEST_COMBINER = {"softmax": "log", "bce": "log"}
 """What `merge.combiner=auto` means for each loss: what measured best (benchmarks/results)."""
@@ -41,9 +42,9 @@ def merge(config: RunConfig, *, min_worlds: int | None = None) -> str:
     """
     if min_worlds is not None and min_worlds < 1:
         raise ConfigError(f"min_worlds: expected at least 1, found {min_worlds}")
-    storage = Storage(config.run)
-    paths = RunPaths(storage)
-    sources = _sources(config, paths)
+    run = Run.open(config.run)
+    storage, paths = run.storage, run.paths
+    sources = _sources(config, run)
     wanted = min_worlds or config.merge.min_worlds or config.worlds
     if len(sources) < wanted:
         raise _too_few(config, wanted, len(sources))
@@ -68,13 +69,13 @@ class _Source(NamedTuple):
     member: Member
 
 
-def _sources(config: RunConfig, paths: RunPaths) -> list[_Source]:
+def _sources(config: RunConfig, run: Run) -> list[_Source]:
     """Return what there is to merge, by world."""
     sources = []
     for world in range(config.worlds):
-        if found := paths.finished(world):
+        if found := run.finished(world):
             attempt, commit = found
-            sources.append(_source(paths.storage, paths.final(world, attempt), world, commit))
+            sources.append(_source(run.storage, run.paths.final(world, attempt), world, commit))
     return sources
 
 

@@ -17,7 +17,8 @@ import yaml
 
 from orchestrator.state import WorldState
 from workers.errors import RunError, SchemaError, StorageError
-from workers.storage import RunPaths, Storage
+from workers.shards import merge_content
+from workers.storage import Manifest, RunPaths, Storage
 
 SCHEMA = 1
 """Of identity, settings, dataset fingerprint and the states of worlds."""
@@ -113,12 +114,33 @@ class Run:
             values = {"fingerprint": wanted}
             self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
             return
-        kept = self.storage.read_json(self.paths.dataset, schema=SCHEMA).get("fingerprint")
+        kept = self.dataset().get("fingerprint")
         if kept != wanted:
             raise RunError(
                 f"{self.uri}: expected the training data that the run began with, found"
                 f" {_difference(kept, wanted)}; restore the data, or begin another run with run=..."
             )
+
+    def dataset(self) -> dict[str, Any]:
+        """Return what is kept of the training data: `fingerprint`, and `content` once known."""
+        path = self.paths.dataset
+        return self.storage.read_json(path, schema=SCHEMA) if self.storage.exists(path) else {}
+
+    def check_content(self, content: Mapping[str, Any]) -> None:
+        """Keep what a world read, or compare it with what worlds before it read.
+
+        Args:
+            content: `content` of the `final/content.json` of an attempt that is done.
+
+        Raises:
+            DataError: the world read something else; names the shard and the row group.
+            StorageError: `content` was altered.
+        """
+        kept = self.dataset()
+        merged = merge_content(kept.get("content", {}), content)
+        if merged != kept.get("content"):
+            values = {**kept, "content": merged}
+            self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
 
     def state(self, world: int) -> WorldState:
         """Return how far a world is.
@@ -138,6 +160,23 @@ class Run:
     def states(self) -> list[WorldState]:
         """Return how far each of the R worlds is, in order."""
         return [self.state(world) for world in range(self.worlds)]
+
+    def finished(self, world: int) -> tuple[str, Manifest] | None:
+        """Return the attempt at a world that counts, and what is in its `final/`, or None.
+
+        That is the winner that the driver wrote down, or, as long as it wrote none, the earliest
+        attempt that committed: one that was thought dead may have gone on beside a later one.
+        None too if the winner's files are gone or cut short: the world has to be trained again.
+
+        Raises:
+            StorageError: its state.json is altered.
+            SchemaError: another version wrote the files.
+        """
+        winner = self.state(world).winner
+        if winner is None:
+            return self.paths.finished(world)
+        manifest = self.storage.committed(self.paths.final(world, winner))
+        return (winner, manifest) if manifest else None
 
     def save(self, state: WorldState) -> None:
         """Write a world's state; for the driver alone."""
@@ -211,12 +250,20 @@ def _difference(kept: Any, found: dict[str, Any]) -> str:
         return "another fingerprint"
     for before, now in zip(old, new, strict=False):
         if before != now:
-            return f"another shard {_name(now)}: {now} instead of {before}"
+            return f"another shard {_name(now)}: {_shape(now)} instead of {_shape(before)}"
     if len(old) > len(new):
         return f"{len(new)} shards instead of {len(old)}: {_name(old[len(new)])} is missing"
     if len(new) > len(old):
         return f"{len(new)} shards instead of {len(old)}: {_name(new[len(old)])} is new"
     return "another fingerprint"
+
+
+def _shape(shard: Any) -> str:
+    if not isinstance(shard, dict):
+        return str(shard)
+    # Not the rows of each of a thousand row groups.
+    short = {key: value for key, value in shard.items() if not isinstance(value, list)}
+    return ", ".join(f"{key} {value}" for key, value in short.items() if key != "name")
 
 
 def _name(shard: Any) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.driver import WorldStatus
 from orchestrator.run import Run
+from orchestrator.state import WorldState
+from workers.errors import StorageError
+
+_NUMBERS = ("step", "steps", "rows_per_second", "loss", "bucket_accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,8 @@ class WorldView:
     loss: float | None = None
     bucket_accuracy: float | None = None
     seconds_left: float | None = None
+    trouble: str = ""
+    """What goes wrong while it trains on."""
 
 
 def of_driver(statuses: Sequence[WorldStatus], batch_size: int) -> list[WorldView]:
@@ -35,7 +42,7 @@ def of_driver(statuses: Sequence[WorldStatus], batch_size: int) -> list[WorldVie
             status.world,
             status.status,
             status.attempts,
-            _ending(status.cause, status.message),
+            status.lacking or _ending(status.cause, status.message),
             status.progress,
             batch_size,
         )
@@ -43,24 +50,47 @@ def of_driver(statuses: Sequence[WorldStatus], batch_size: int) -> list[WorldVie
     ]
 
 
-def of_run(run: Run) -> list[WorldView]:
+def of_run(run: Run, *, driven: bool) -> list[WorldView]:
     """Return the views of a run's worlds as its storage has them.
+
+    Args:
+        run: the run.
+        driven: whether a driver is at work. Without one nothing runs, whatever the storage says.
 
     Raises:
         StorageError: a file of the run is altered.
     """
     batch_size = run.identity["training"]["batch_size"]
-    views = []
-    for state in run.states():
-        last = state.attempts[-1] if state.attempts else None
-        shown = state.winner or (last.name if last else None)
-        ended = [attempt for attempt in state.attempts if attempt.cause]
-        ending = _ending(ended[-1].cause, ended[-1].message) if ended else ""
-        progress = run.progress(state.index, shown) if shown else {}
-        views.append(
-            _view(state.index, state.status, len(state.attempts), ending, progress, batch_size)
-        )
-    return views
+    return [_stored(run, state, driven, batch_size) for state in run.states()]
+
+
+def _stored(run: Run, state: WorldState, driven: bool, batch_size: int) -> WorldView:
+    last = state.attempts[-1] if state.attempts else None
+    shown = state.winner or (last.name if last else None)
+    ended = [attempt for attempt in state.attempts if attempt.cause]
+    ending = _ending(ended[-1].cause, ended[-1].message) if ended else ""
+    lost = state.status == "running" and not driven
+    return _view(
+        state.index,
+        "pending" if lost else state.status,
+        len(state.attempts),
+        "its driver ended before it" if lost else ending,
+        _progress(run, state.index, shown) if shown else {},
+        batch_size,
+    )
+
+
+def _progress(run: Run, world: int, attempt: str) -> dict[str, Any]:
+    values = run.progress(world, attempt)
+    for name in _NUMBERS:
+        value = values.get(name)
+        if not (value is None or (type(value) in (int, float) and math.isfinite(value))):
+            where = run.storage.where(run.paths.progress(world, attempt))
+            raise StorageError(
+                f"{where}: expected a number as {name}, found {value!r}; the file was altered:"
+                " remove it"
+            )
+    return values
 
 
 def _view(
@@ -85,6 +115,7 @@ def _view(
         loss=progress.get("loss"),
         bucket_accuracy=progress.get("bucket_accuracy"),
         seconds_left=left,
+        trouble=str(progress.get("trouble") or ""),
     )
 
 

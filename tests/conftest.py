@@ -11,6 +11,9 @@ os.environ.update(
     RAY_DEDUP_LOGS="0",
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     RAY_USAGE_STATS_ENABLED="0",
+    # Seconds; a machine that is busy with something else starts slowly.
+    RAY_raylet_start_wait_time_s="300",
+    RAY_worker_register_timeout_seconds="300",
 )
 
 import numpy as np

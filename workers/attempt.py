@@ -7,27 +7,30 @@ earlier attempt at the same world.
 
 from __future__ import annotations
 
-import json
+import os
+import platform
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
-from torch import Tensor
-
+from workers.checkpoints import MODEL, Checkpoints
 from workers.config import WorldConfig
-from workers.errors import StorageError
-from workers.storage import Checkpoint, RunPaths, Storage, from_json, to_json
+from workers.errors import ManyworldsError
+from workers.log import AttemptLog
+from workers.storage import Checkpoint, RunPaths, Storage, to_json
+from workers.tensors import tensor_file
 from workers.world import Progress, Stopped, World
 
 __all__ = ["Stopped", "run_attempt"]
 
-_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_RECEIPT = "receipt.json"
+
+Stop = Callable[[], bool]
+Beat = Callable[[], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 def run_attempt(
@@ -36,10 +39,14 @@ def run_attempt(
     world: int,
     attempt: str,
     *,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[dict[str, Any]], None] = lambda progress: None,
+    stop: Stop = lambda: False,
+    report: Report = lambda progress: None,
+    beat: Beat = lambda: None,
 ) -> dict[str, Any]:
     """Train a world of a run to its end and commit its weights.
+
+    Checkpoints, progress and log are written beside the training. What cannot be written of
+    them is told in the log and in the progress, and ends nothing; only the weights must be.
 
     Args:
         run_uri: the run's folder or URI.
@@ -48,6 +55,9 @@ def run_attempt(
         attempt: the name of this attempt's folder.
         stop: asked before every step; once true, the attempt checkpoints and ends.
         report: gets the fields of `workers.world.Progress`.
+        beat: a sign of life, called after every step, and while checkpoints are read, rows are
+            validated and weights are written whenever something moved; from more threads than
+            one.
 
     Returns:
         The receipt, as `final/receipt.json` holds it.
@@ -56,7 +66,7 @@ def run_attempt(
         Stopped: if `stop` turned true.
         ManyworldsError: what went wrong with settings, data, storage or training.
     """
-    return Attempt(run_uri, config, world, attempt).run(stop, report)
+    return Attempt(run_uri, config, world, attempt).run(stop, report, beat)
 
 
 class Attempt:
@@ -68,69 +78,88 @@ class Attempt:
         self._config = config
         self._world = world
         self._attempt = attempt
-        self._last_checkpoint: str | None = None
+        self._log = AttemptLog(self._paths, world, attempt)
         self._last_loss: float | None = None
 
-    def run(
-        self, stop: Callable[[], bool], report: Callable[[dict[str, Any]], None]
-    ) -> dict[str, Any]:
+    def run(self, stop: Stop, report: Report, beat: Beat) -> dict[str, Any]:
         """Do all that `run_attempt` says."""
+        with closing(self._log):
+            self._log.info(
+                f"world {self._world}, attempt {self._attempt} began on {platform.node()},"
+                f" process {os.getpid()}"
+            )
+            try:
+                receipt = self._train(stop, report, beat)
+            except BaseException as error:
+                self._log_end(error)
+                raise
+            self._log.info(f"done: {receipt['steps']} steps, {receipt['seconds']:.1f} s")
+            return receipt
+
+    def _train(self, stop: Stop, report: Report, beat: Beat) -> dict[str, Any]:
         began = time.monotonic()
-        with closing(World(self._config, self._world)) as world:
-            resumed = self._resume(world)
+        checkpoints = Checkpoints(self._paths, self._attempt, self._log, beat)
+        with (
+            closing(World(self._config, self._world, self._dataset())) as world,
+            closing(checkpoints),
+        ):
+            beat()
+            resumed = self._resume(world, checkpoints)
 
             def tell(progress: Progress) -> None:
-                self._record(progress)
-                report(progress.to_dict())
+                report(self._record(progress, checkpoints.trouble))
 
-            world.train(stop=stop, report=tell, checkpoint=self._checkpoint)
-            return self._hand_in(world, resumed, time.monotonic() - began)
+            try:
+                world.train(stop=stop, report=tell, checkpoint=checkpoints.offer, beat=beat)
+            except Stopped as stopped:
+                checkpoints.last(world)
+                if checkpoints.trouble:
+                    raise Stopped(f"{stopped}; {checkpoints.trouble}") from stopped
+                raise
+            checkpoints.wait()
+            return self._hand_in(world, resumed, beat, time.monotonic() - began)
 
-    def _resume(self, world: World) -> Checkpoint | None:
-        newest = self._paths.newest_checkpoint(self._world)
-        if newest is None:
-            return None
-        manifest = self._storage.manifest(newest.folder)
+    def _dataset(self) -> dict[str, Any] | None:
+        path = self._paths.dataset
+        return self._storage.read_json(path) if self._storage.exists(path) else None
 
-        def read(name: str) -> bytes:
-            return self._storage.read_committed(newest.folder, name, manifest)
+    def _resume(self, world: World, checkpoints: Checkpoints) -> Checkpoint | None:
+        self._log.info(f"device: {world.state()['computed_on'][-1]}")
+        found = checkpoints.resume(world)
+        if found:
+            self._log.info(f"resumed from {found.folder}, {world.steps - found.step} steps to go")
+        else:
+            self._log.info(f"nothing to resume from, {world.steps} steps to go")
+        return found
 
-        where = self._storage.where(newest.folder)
-        state = from_json(read(_STATE), f"{where}/{_STATE}")
-        world.restore(
-            parse_tensors(read(_MODEL), f"{where}/{_MODEL}"),
-            parse_tensors(read(_OPTIMIZER), f"{where}/{_OPTIMIZER}"),
-            state,
-        )
-        return newest
-
-    def _checkpoint(self, world: World) -> None:
-        folder = self._paths.checkpoint(self._world, self._attempt, world.step)
-        if folder == self._last_checkpoint:
-            return
-        self._storage.commit(
-            folder,
-            {
-                _MODEL: tensor_file(world.parameters),
-                _OPTIMIZER: tensor_file(world.optimizer_state),
-                _STATE: to_json(world.state()),
-            },
-        )
-        # The old one goes only now that the new one counts.
-        if self._last_checkpoint:
-            self._storage.delete(self._last_checkpoint)
-        self._last_checkpoint = folder
-
-    def _record(self, progress: Progress) -> None:
+    def _record(self, progress: Progress, trouble: str | None) -> dict[str, Any]:
         self._last_loss = progress.loss
-        values = progress.to_dict()
-        self._storage.write_json(self._paths.progress(self._world, self._attempt), values)
-        line = json.dumps(values).encode() + b"\n"
-        self._storage.append(self._paths.metrics(self._world, self._attempt), line, ".jsonl")
+        values = replace(progress, trouble=trouble or self._log.trouble).to_dict()
+        self._log.progress(values)
+        if progress.epoch_ended:
+            accuracy = progress.bucket_accuracy
+            found = "not measured" if accuracy is None else f"{100 * accuracy:.1f} %"
+            self._log.info(
+                f"epoch {progress.epoch + 1} of {self._config.training.epochs} ended at step"
+                f" {progress.step}: loss {progress.loss:.4f}, bucket accuracy {found}"
+            )
+        return values
 
-    def _hand_in(self, world: World, resumed: Checkpoint | None, seconds: float) -> dict[str, Any]:
+    def _log_end(self, error: BaseException) -> None:
+        if isinstance(error, Stopped):
+            self._log.info(str(error))
+        elif isinstance(error, ManyworldsError):
+            self._log.error(str(error))
+        else:
+            self._log.error("".join(traceback.format_exception(error)))
+
+    def _hand_in(
+        self, world: World, resumed: Checkpoint | None, beat: Beat, seconds: float
+    ) -> dict[str, Any]:
         folder = self._paths.final(self._world, self._attempt)
-        model = self._storage.write_file(f"{folder}/{_MODEL}", tensor_file(world.parameters))
+        weights = tensor_file(world.parameters, beat)
+        model = self._storage.write_file(f"{folder}/{MODEL}", weights)
+        beat()
         state = world.state()
         receipt = {
             "world": self._world,
@@ -143,33 +172,12 @@ class Attempt:
             "computed_on": state["computed_on"],
             "loss": self._last_loss,
             "bucket_accuracy": world.bucket_accuracy,
+            "left_out": [asdict(entry) for entry in world.left_out],
+            "content_sha256": world.content.digest(),
             "model_sha256": model.sha256,
         }
-        entry = self._storage.write_file(f"{folder}/receipt.json", to_json(receipt))
-        self._storage.seal(folder, {_MODEL: model, "receipt.json": entry})
+        content = to_json({"content": world.content.to_dict()})
+        small = {"content.json": content, _RECEIPT: to_json(receipt)}
+        entries = {n: self._storage.write_file(f"{folder}/{n}", b) for n, b in small.items()}
+        self._storage.seal(folder, {MODEL: model, **entries})
         return receipt
-
-
-def tensor_file(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
-    """Return what writes `tensors` as a safetensors file, in the order of their names."""
-    on_cpu = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
-
-    def write(path: Path) -> None:
-        save_file(on_cpu, path)
-
-    return write
-
-
-def parse_tensors(data: bytes, where: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
-
-    Raises:
-        StorageError: if it is not one.
-    """
-    try:
-        tensors: dict[str, Tensor] = load_tensors(data)
-    except SafetensorError as error:
-        raise StorageError(
-            f"{where}: expected a safetensors file, found: {error}; restore it, or remove it"
-        ) from error
-    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}

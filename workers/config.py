@@ -42,6 +42,11 @@ class DataConfig:
     """Column of row weights (float); null: all ones."""
     block_rows: int = 131_072
     """Rows that are held in memory and shuffled together."""
+    on_bad_shard: Literal["fail", "skip"] = "fail"
+    """What a world does with row groups that it cannot train on: `fail`: it stops; `skip`: it
+    goes on without them and reports what was left out."""
+    bad_rows_budget: float = 0.01
+    """Share of all rows that `skip` may leave out before the world stops."""
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""
@@ -62,6 +67,11 @@ class DataConfig:
         for name in ("block_rows", "validation_rows"):
             if getattr(self, name) < 1:
                 found.append(f"data.{name}: expected at least 1 row, found {getattr(self, name)}")
+        if not 0 <= self.bad_rows_budget < 1:
+            found.append(
+                "data.bad_rows_budget: expected a share of the rows, from 0 to less than 1,"
+                f" found {self.bad_rows_budget}"
+            )
         return found
 
     def columns(self, *, labels: bool = True) -> list[str]:
@@ -204,6 +214,11 @@ class RuntimeConfig:
     """Steps between checkpoints: the work that a killed world loses at most."""
     report_steps: int = 50
     """Steps between progress reports."""
+    cache_bytes: int = 10_000_000_000
+    """Disk space for copies of remote shards on each machine, which its worlds share; the shards
+    that do not fit are read where they are; 0: no copies."""
+    cache_folder: str | None = None
+    """Where those copies are kept; null: under the system's folder for temporary files."""
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""
@@ -215,6 +230,8 @@ class RuntimeConfig:
         for name in ("checkpoint_steps", "report_steps"):
             if getattr(self, name) < 1:
                 found.append(f"runtime.{name}: expected at least 1, found {getattr(self, name)}")
+        if self.cache_bytes < 0:
+            found.append(f"runtime.cache_bytes: expected 0 or more, found {self.cache_bytes}")
         return found
 
 

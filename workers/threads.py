@@ -16,6 +16,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_COPIED = 1 << 22
+"""Numbers in one task of a copy."""
 
 Task = tuple[Callable[..., None], tuple[Any, ...]]
 
@@ -64,6 +68,15 @@ class Pool:
         for future in futures:
             future.result()
 
+    def copy(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copy into the first tensor of each pair, which is contiguous, the equally big second."""
+        chunks = [
+            (target.view(-1)[start:stop], source.view(-1)[start:stop])
+            for target, source in pairs
+            for start, stop in spans(source.numel(), _COPIED)
+        ]
+        self.run(_copy, chunks)
+
     def close(self) -> None:
         """End the threads."""
         self._executor.shutdown()
@@ -83,3 +96,7 @@ class Pool:
 def spans(length: int, size: int) -> list[tuple[int, int]]:
     """Cut [0, length) into (start, stop) pairs of `size`, the last one shorter."""
     return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source)

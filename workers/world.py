@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,31 +29,22 @@ from workers.classifier import (
     describe_device,
     first_state,
     first_weights,
-    prepare_examples,
 )
 from workers.config import WorldConfig
-from workers.errors import DataError, TrainingError
+from workers.errors import DataError, StorageError, TrainingError
 from workers.features import Featurizer
-from workers.kernels.steps import Examples
 from workers.partition import partition_for
 from workers.prefetch import prefetch
-from workers.shards import (
-    Block,
-    Position,
-    ShardSet,
-    Slice,
-    shuffled_blocks,
-    steps_per_epoch,
-    tables_in_order,
-)
+from workers.shards import Content, LeftOut, Position, ShardSet, read_left_out, tables_in_order
 from workers.threads import Pool
+from workers.training_data import Ready, TrainingData
 
 _READY_BATCHES = 8
 _VALIDATION_BATCH = 1024
 
 
 class Stopped(Exception):
-    """Training was asked to stop, and did so after a checkpoint."""
+    """Training was asked to stop, and did so between two steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +63,12 @@ class Progress:
     """Of this attempt so far."""
     bucket_accuracy: float | None = None
     """Share of validation rows whose likeliest bucket holds a label; None: not measured yet."""
+    epoch_ended: bool = False
+    """Whether this is the report at the end of its epoch."""
+    trouble: str | None = None
+    """What keeps going wrong while training goes on, such as a full disk; None: nothing."""
+    left_out_rows: int = 0
+    """Rows that are left out because they cannot be trained on (`data.on_bad_shard`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -85,15 +82,9 @@ class Trained:
     step: int = 0
     position: Position = field(default_factory=Position)
     bucket_accuracy: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
     computed_on: tuple[str, ...] = ()
     """Kinds of device of all attempts, the first one's first."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    examples: Examples
-    after: Position
-    block: Block
 
 
 class World:
@@ -102,19 +93,23 @@ class World:
     Args:
         config: of the world.
         index: which world r of the run; seeds everything that is random.
+        dataset: what the run remembers of its training data, which must be the same here: the
+            `fingerprint` of the shards and, once a world has finished, the `content` that it
+            read; None: take what is there.
 
     Raises:
         ConfigError: for settings that cannot work.
         DataError: for shards that cannot be trained on.
     """
 
-    def __init__(self, config: WorldConfig, index: int) -> None:
+    def __init__(
+        self, config: WorldConfig, index: int, dataset: Mapping[str, Any] | None = None
+    ) -> None:
         self.config = config.validate()
         self.index = index
         self.partition = partition_for(config.partition, config.data.classes, config.seed, index)
         self.device = choose_device(config.runtime.device)
-        self._shards = ShardSet(config.data.train)
-        self._shards.check_columns(config.data)
+        self._data = TrainingData(config, index, self.partition, dataset or {})
         self._validation = self._open_validation()
         self._pool = Pool(config.runtime.threads)
         weights = {n: t.to(self.device) for n, t in first_weights(config, index).items()}
@@ -123,18 +118,27 @@ class World:
         )
         self._featurizer = Featurizer(config.data, config.features, config.seed, index)
         self._here = describe_device(self.device, bf16=self._classifier.bf16)
-        self._trained = Trained(computed_on=(self._here,))
-        self._epoch_steps = steps_per_epoch(
-            self._shards.rows,
-            block_rows=config.data.block_rows,
-            batch_size=config.training.batch_size,
-        )
-        self.steps = config.training.epochs * self._epoch_steps
+        self._trained = Trained(left_out=self._data.left_out, computed_on=(self._here,))
 
     @property
     def classifier(self) -> BucketClassifier:
         """The network in its present state."""
         return self._classifier
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs, as many as the shards' footers let one expect."""
+        return self._data.steps
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Row groups that were left out so far, because they cannot be trained on."""
+        return self._trained.left_out
+
+    @property
+    def content(self) -> Content:
+        """What was read so far of the training data: worlds of one run must read the same."""
+        return self._data.content
 
     @property
     def step(self) -> int:
@@ -162,6 +166,8 @@ class World:
             "step": self._trained.step,
             "position": asdict(self._trained.position),
             "bucket_accuracy": self._trained.bucket_accuracy,
+            "left_out": [asdict(entry) for entry in self._trained.left_out],
+            "data": self._data.state(),
             "bf16": self._classifier.bf16,
             "device": self.device,
             "computed_on": list(self._trained.computed_on),
@@ -170,29 +176,44 @@ class World:
     def restore(
         self, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
     ) -> None:
-        """Go on from what `parameters`, `optimizer_state` and `state` were."""
+        """Go on from what `parameters`, `optimizer_state` and `state` were.
+
+        Raises:
+            DataError: the shards are not those that the state was made with.
+            StorageError: if they are those of another network, or no state at all.
+        """
+        trained = _trained(state)
         self._classifier.restore(parameters, optimizer)
-        self._trained = Trained(
-            step=state["step"],
-            position=Position(**state["position"]),
-            bucket_accuracy=state["bucket_accuracy"],
-            computed_on=tuple(dict.fromkeys([*state["computed_on"], self._here])),
-        )
+        try:
+            self._data.restore(state["data"])
+        except (KeyError, TypeError) as error:
+            raise _not_a_state(repr(error)) from error
+        trained.computed_on = tuple(dict.fromkeys([*trained.computed_on, self._here]))
+        self._trained = trained
+
+    def copy_to(self, parameters: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Copy `parameters` and `optimizer_state` into tensors of the host, of the same shapes."""
+        pairs = [(parameters[name], tensor) for name, tensor in self.parameters.items()]
+        pairs += [(optimizer[name], tensor) for name, tensor in self.optimizer_state.items()]
+        self._pool.copy(pairs)
 
     def train(
         self,
         *,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
-        checkpoint: Callable[[World], None] = lambda world: None,
+        checkpoint: Callable[[World], bool] = lambda world: True,
+        beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Train to the end of the last epoch.
 
         Args:
-            stop: asked before every step; once true, training checkpoints and ends.
+            stop: asked before every step; once true, training ends there.
             report: told every `runtime.report_steps` steps and at the end of every epoch.
-            checkpoint: called every `runtime.checkpoint_steps` steps.
+            checkpoint: called every `runtime.checkpoint_steps` steps; where it returns False,
+                again after every step until it returns True.
+            beat: a sign of life, called after every step and every batch of the validation.
             clock: seconds, for the rates in reports.
 
         Raises:
@@ -202,71 +223,48 @@ class World:
         """
         meter = _Meter(self.steps, clock)
         runtime = self.config.runtime
-        with closing(prefetch(self._batches(), _READY_BATCHES)) as batches:
+        due = False
+        stream = self._data.batches(self._trained.position, self._trained.left_out)
+        with closing(prefetch(stream, _READY_BATCHES)) as batches:
             for ready in self._explained(batches):
                 if stop():
-                    checkpoint(self)
                     raise Stopped(f"world {self.index} stopped at step {self.step}")
                 meter.add(self._train_on(ready), len(ready.examples))
-                ended_epoch = self.step % self._epoch_steps == 0
-                if ended_epoch:
-                    self._trained.bucket_accuracy = self._validate()
-                if ended_epoch or self.step % runtime.report_steps == 0:
-                    report(meter.progress(self._trained, ready.block.epoch))
-                if self.step % runtime.checkpoint_steps == 0 and self.step < self.steps:
-                    checkpoint(self)
+                beat()
+                if ready.ends_epoch:
+                    self._trained.bucket_accuracy = self._validate(beat)
+                if ready.ends_epoch or self.step % runtime.report_steps == 0:
+                    report(meter.progress(self._trained, ready.block.epoch, ready.ends_epoch))
+                due = due or self.step % runtime.checkpoint_steps == 0
+                if due and self.step < self.steps:
+                    due = not checkpoint(self)
+        # What was left out after the last batch.
+        self._trained.left_out = self._data.left_out
 
     def close(self) -> None:
         """End the world's threads."""
         self._pool.close()
 
-    def _train_on(self, ready: _Ready) -> float:
+    def _train_on(self, ready: Ready) -> float:
         trained = self._trained
         factor = 1.0 - trained.step / self.steps
         trained.step += 1
         loss = self._classifier.train_step(ready.examples, step=trained.step, factor=factor)
-        trained.position = ready.after
+        trained.position, trained.left_out = ready.after, ready.block.left_out
         if not math.isfinite(loss):
             raise TrainingError(
                 f"world {self.index}, step {trained.step}: expected a finite loss, found {loss},"
-                f" on rows of {self._where(ready.block.pieces)}; look there for values that are"
-                " not finite or very large, or lower optimizer.rate and optimizer.input_rate"
+                f" on rows of {self._data.where(ready.block.pieces)}; look there for values that"
+                " are not finite or very large, or lower optimizer.rate and optimizer.input_rate"
             )
         return loss
 
-    def _batches(self) -> Iterator[_Ready]:
-        data, size = self.config.data, self.config.training.batch_size
-        start = self._trained.position
-        blocks = shuffled_blocks(
-            self._shards,
-            data,
-            seed=self.config.seed,
-            world=self.index,
-            epochs=self.config.training.epochs,
-            start=start,
-        )
-        with closing(prefetch(blocks, 1)) as ahead:
-            for block in ahead:
-                resumed = (block.epoch, block.index) == (start.epoch, start.block)
-                rows = block.table.num_rows
-                for row in range(start.row if resumed else 0, rows, size):
-                    end = min(row + size, rows)
-                    batch = self._featurizer.batch(block.table.slice(row, end - row), labels=True)
-                    yield _Ready(
-                        prepare_examples(batch, self.partition),
-                        Position(epoch=block.epoch, block=block.index, row=end),
-                        block,
-                    )
-
-    def _explained(self, batches: Iterator[_Ready]) -> Iterator[_Ready]:
+    def _explained(self, batches: Iterator[Ready]) -> Iterator[Ready]:
         try:
             yield from batches
         except DataError as error:
             place = f"world {self.index}, step {self.step + 1}"
             raise type(error)(f"{place}: {error}") from error
-
-    def _where(self, pieces: tuple[Slice, ...]) -> str:
-        return " and ".join(dict.fromkeys(self._shards.where(piece) for piece in pieces))
 
     def _open_validation(self) -> ShardSet | None:
         if self.config.data.validation is None:
@@ -275,7 +273,7 @@ class World:
         shards.check_columns(self.config.data)
         return shards
 
-    def _validate(self) -> float | None:
+    def _validate(self, beat: Callable[[], None]) -> float | None:
         data = self.config.data
         if self._validation is None:
             return None
@@ -289,7 +287,35 @@ class World:
             hit = self.partition.buckets_of(batch.labels) == best[owner]
             hits += len(np.unique(owner[hit]))
             rows += len(batch)
+            beat()
         return hits / rows
+
+
+def _trained(state: Mapping[str, Any]) -> Trained:
+    try:
+        trained = Trained(
+            step=state["step"],
+            position=Position(**state["position"]),
+            bucket_accuracy=state["bucket_accuracy"],
+            left_out=tuple(read_left_out(state["left_out"])),
+            computed_on=tuple(state["computed_on"]),
+        )
+        counts = [trained.step, *asdict(trained.position).values()]
+        good = all(type(count) is int and count >= 0 for count in counts)
+        good &= isinstance(trained.bucket_accuracy, float | None)
+        good &= all(isinstance(kind, str) for kind in trained.computed_on)
+    except (KeyError, TypeError) as error:
+        raise _not_a_state(repr(error)) from error
+    if not good:
+        raise _not_a_state(repr(trained))
+    return trained
+
+
+def _not_a_state(found: str) -> StorageError:
+    return StorageError(
+        f"state of a world: expected what a checkpoint keeps, found {found};"
+        " the checkpoint was altered: remove it"
+    )
 
 
 class _Meter:
@@ -306,7 +332,7 @@ class _Meter:
         self._losses.append(loss)
         self._rows += rows
 
-    def progress(self, trained: Trained, epoch: int) -> Progress:
+    def progress(self, trained: Trained, epoch: int, epoch_ended: bool) -> Progress:
         now = self._clock()
         seconds = max(now - self._since, 1e-9)
         progress = Progress(
@@ -317,6 +343,8 @@ class _Meter:
             rows_per_second=self._rows / seconds,
             seconds=now - self._began,
             bucket_accuracy=trained.bucket_accuracy,
+            epoch_ended=epoch_ended,
+            left_out_rows=sum(entry.rows for entry in trained.left_out),
         )
         self._losses, self._rows, self._since = [], 0, now
         return progress

@@ -21,8 +21,12 @@ REFUSED, INTERRUPTED = 2, 130
 _HOMES = {
     "train": "training",
     "resume": "training",
-    "status": "training",
+    "grow": "training",
     "merge": "training",
+    "status": "tending",
+    "logs": "tending",
+    "stop": "tending",
+    "clean": "tending",
     "evaluate": "asking",
     "predict": "asking",
     "doctor": "examining",
@@ -36,8 +40,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: without the program's name; None: those of this process.
 
     Returns:
-        0 if all went well, 1 if worlds failed, 2 if the command was refused,
-        130 after Ctrl-C.
+        0 if all went as asked, which `manyworlds stop` is too; 1 if worlds failed, 2 if the
+        command was refused, 130 after Ctrl-C.
     """
     arguments = parse(sys.argv[1:] if words is None else words)
     try:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from workers.errors import ConfigError
 
+RUN = "a run: the folder or URI that `manyworlds train` was given as run="
+"""What most verbs expect."""
+
 DESCRIPTION = """\
 Classifiers over 10^4 to 10^8 classes: worlds that train apart, merged into one
 ensemble that answers. `manyworlds VERB --help` tells more about each verb."""
@@ -23,7 +26,23 @@ The same command on the same run carries on where it stands.""",
   manyworlds resume runs/a
   manyworlds resume runs/a --worlds 3,7
   manyworlds resume s3://bucket/a cluster.max_parallel=4""",
-    "status": "  manyworlds status runs/a",
+    "status": """\
+  manyworlds status runs/a
+  manyworlds status runs/a --attempts
+  manyworlds status s3://bucket/a --json
+It reads the run's storage and nothing else: any machine that can do so will do.""",
+    "logs": """\
+  manyworlds logs runs/a
+  manyworlds logs runs/a --world 3 --lines 200
+  manyworlds logs runs/a --world 3 --attempt 02-x7f2""",
+    "stop": """\
+  manyworlds stop runs/a
+  manyworlds stop s3://bucket/a --no-wait
+Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goes on.""",
+    "grow": "  manyworlds grow runs/a worlds=48",
+    "clean": """\
+  manyworlds clean runs/a --dry-run
+  manyworlds clean runs/a""",
     "merge": "  manyworlds merge runs/a --min-worlds 6",
     "evaluate": "  manyworlds evaluate runs/a data=held-out.parquet --k 1,5,10,100",
     "predict": "  manyworlds predict runs/a 'cumulative product along an axis' --k 5 --json",
@@ -33,7 +52,11 @@ The same command on the same run carries on where it stands.""",
 HELP = {
     "train": "train the worlds of a run and merge them",
     "resume": "go on with the worlds of a run that are not done, failed ones included",
-    "status": "show the worlds of a run, their attempts and how those ended",
+    "status": "show who drives a run, its worlds, and how their attempts ended",
+    "logs": "show what the attempts at a run's worlds wrote into their logs",
+    "stop": "let every world of a run write a checkpoint, and its driver leave",
+    "grow": "give a run more worlds, train them and merge",
+    "clean": "remove checkpoints, leftovers and ensembles that a run needs no more",
     "merge": "merge the worlds that are done into an ensemble",
     "evaluate": "measure an ensemble on labelled rows",
     "predict": "answer queries with the top classes",
@@ -51,6 +74,11 @@ class Arguments:
     """All that is neither verb nor option."""
     dry_run: bool = False
     worlds: tuple[int, ...] | None = None
+    world: int | None = None
+    attempt: str | None = None
+    attempts: bool = False
+    lines: int = 50
+    no_wait: bool = False
     min_worlds: int | None = None
     k: tuple[int, ...] | None = None
     json: bool = False
@@ -82,7 +110,7 @@ class Arguments:
 
     def carry_on(self) -> str | None:
         """Return the command that goes on after an interruption; None: there is nothing to do."""
-        if self.verb not in ("train", "resume"):
+        if self.verb not in ("train", "resume", "grow"):
             return None
         options = [] if self.worlds is None else ["--worlds", ",".join(map(str, self.worlds))]
         return shlex.join(["manyworlds", self.verb, *self.words, *options])
@@ -117,11 +145,30 @@ def parser() -> argparse.ArgumentParser:
     made["resume"].add_argument(
         "--worlds", type=_numbers, metavar="N,...", help="only these, also if they are failed"
     )
-    for verb in ("train", "resume"):
+    _words(made["grow"], "RUN worlds=N [key=value]", "the run, its worlds in all, and settings")
+    for verb in ("train", "resume", "grow"):
         made[verb].add_argument(
             "--take-over", action="store_true", help="drive the run even if another driver seems to"
         )
     _words(made["status"], "RUN", "the run")
+    made["status"].add_argument("--attempts", action="store_true", help="every attempt, too")
+    made["status"].add_argument("--json", action="store_true", help="all of it as one JSON object")
+    _words(made["logs"], "RUN", "the run")
+    made["logs"].add_argument(
+        "--world", type=_number, metavar="N", help="of this one; default: the last line of each"
+    )
+    made["logs"].add_argument(
+        "--attempt", metavar="NAME", help="of this one; default: the newest that wrote a log"
+    )
+    made["logs"].add_argument(
+        "--lines", type=_positive, default=50, metavar="N", help="at most; default: 50"
+    )
+    _words(made["stop"], "RUN", "the run")
+    made["stop"].add_argument(
+        "--no-wait", action="store_true", help="ask only; do not wait until the driver has left"
+    )
+    _words(made["clean"], "RUN", "the run")
+    made["clean"].add_argument("--dry-run", action="store_true", help="say what would go, and end")
     _words(made["merge"], "RUN", "the run")
     made["merge"].add_argument(
         "--min-worlds", type=_positive, metavar="N", help="be content with N finished worlds"
@@ -159,6 +206,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected the number of a world, found {text!r}")
+    return int(text)
+
+
 def _ranks(text: str) -> tuple[int, ...]:
     return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
 
@@ -172,3 +225,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected world numbers such as 3,7, found {text!r}")
     return tuple(sorted({int(part) for part in parts}))
+
+
+def whole(key: str, text: str) -> int:
+    """Return the value of a `key=value` word that must be a whole number from 1.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{key}: expected a whole number from 1, found {text!r}")
+    return int(text)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.progress import Progress
 
 from orchestrator.cli import reports
-from orchestrator.cli.arguments import Arguments
+from orchestrator.cli.arguments import Arguments, whole
 from orchestrator.cli.output import draw, following, show
 from orchestrator.ensemble.ensemble import Ensemble
 from orchestrator.ensemble.evaluation import evaluate as measure
@@ -37,7 +37,7 @@ def evaluate(arguments: Arguments) -> int:
             ks=[k for k in ks if k <= ensemble.classes],
             combiners=told["combiner"].split(",") if "combiner" in told else None,
             leave_out=told.get("leave_out"),
-            limit=_whole("rows", told["rows"]) if "rows" in told else None,
+            limit=whole("rows", told["rows"]) if "rows" in told else None,
             progress=lambda done, rows: bar.update(task, completed=done, total=rows),
         )
     draw(*reports.evaluation(found))
@@ -76,9 +76,3 @@ def _told(words: Sequence[str]) -> dict[str, str]:
     if problems:
         raise ConfigError("\n".join(problems))
     return told
-
-
-def _whole(key: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{key}: expected a whole number from 1, found {text!r}")
-    return int(text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.api import RunStatus, RunSummary
+from orchestrator.api import Item, Log, RunStatus, RunSummary
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.plan import Plan
 from orchestrator.state import Attempt, WorldState
@@ -64,18 +65,70 @@ def placement(cluster: ClusterConfig) -> str:
     return f"{gpus}{cpus}, {at_once}, on Ray at address {cluster.address}"
 
 
+def status(found: RunStatus) -> dict[str, Any]:
+    """Return all that there is to tell about a run, for programs."""
+    worlds = [
+        {**asdict(view), "winner": state.winner, "attempts": state.to_dict()["attempts"]}
+        for view, state in zip(found.views, found.states, strict=True)
+    ]
+    owner, request = found.driver, found.request
+    return {
+        "run": found.config.run,
+        "driver": owner
+        and {"host": owner.host, "pid": owner.pid, "since": owner.since, "alive": found.alive},
+        "stop": request and {"host": request.host, "at": request.at},
+        "ensemble": found.ensemble,
+        "worlds": worlds,
+    }
+
+
+def driving(found: RunStatus) -> list[str]:
+    """Return who drives a run, and whether it was asked to stop."""
+    run = found.config.run
+    if found.driver is None:
+        return [f"{run}: nobody drives it"]
+    if found.alive is False:
+        return [f"{run}: its driver seems to be dead: {found.driver}"]
+    asked = [f"it was asked to stop {found.request}"] if found.request else []
+    return [f"{run}: driven by {found.driver}", *asked]
+
+
 def attempts(states: Sequence[WorldState]) -> Table:
-    """Return a table of all attempts, by world."""
-    result = _table("attempts")
-    for heading in ("world", "attempt", "began", "took", "checkpoint", "end", "on", "why"):
-        justify: Literal["left", "right"] = (
-            "right" if heading in ("world", "took", "checkpoint") else "left"
-        )
+    """Return a table of all attempts, by world; times in UTC."""
+    result = _table("attempts, times in UTC; * the one whose weights count")
+    right = ("world", "took", "checkpoint")
+    for heading in ("world", "attempt", "began", "ended", "took", "checkpoint", "end", "on", "why"):
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
         result.add_column(heading, justify=justify, overflow="fold")
     for state in states:
         for attempt in state.attempts:
             result.add_row(*_attempt_cells(state, attempt))
     return result
+
+
+def last_lines(logs: Sequence[Log]) -> list[str]:
+    """Return the last line of each log."""
+    return [
+        f"world {log.world:3d}  {log.attempt}  {''.join(log.lines[-1:])}"
+        if log.attempt
+        else f"world {log.world:3d}  no log yet"
+        for log in logs
+    ]
+
+
+def log(found: Log) -> list[str]:
+    """Return a log, headed by whose it is."""
+    if found.attempt is None:
+        return [f"world {found.world}: no log yet"]
+    return [f"world {found.world}, attempt {found.attempt}", *found.lines]
+
+
+def cleaned(items: Sequence[Item], dry_run: bool) -> list[str]:
+    """Return what was removed from a run, or would be, and the bytes of all."""
+    if not items:
+        return ["nothing to remove"]
+    freed = f"{size(sum(item.size for item in items))} {'would be' if dry_run else 'were'} freed"
+    return [*(f"{size(item.size):>10}  {item.path}: {item.why}" for item in items), freed]
 
 
 def outcome(summary: RunSummary, found: RunStatus) -> list[str]:
@@ -87,6 +140,8 @@ def outcome(summary: RunSummary, found: RunStatus) -> list[str]:
         lines.append(
             f"not done: {plural(len(summary.pending), 'world')} ({listed(summary.pending)})"
         )
+    if summary.stopped:
+        lines.append(f"asked to stop {summary.stopped}")
     merged = f"merged into {summary.ensemble}" if summary.ensemble else "not merged"
     return [*lines, merged]
 
@@ -96,18 +151,37 @@ def next_of_run(found: RunStatus, *, merged: bool | None = None) -> list[list[st
 
     Args:
         found: the run.
-        merged: whether it has an ensemble; None: look at its worlds.
+        merged: whether it was merged just now; None: nobody tried to.
     """
     run = found.config.run
+    if found.driven:
+        return [["logs", run], *([] if found.request else [["stop", run]])]
     done = sum(state.status == "done" for state in found.states)
     if done == len(found.states):
-        return questions(run, found.config.data) if merged in (None, True) else [["merge", run]]
-    commands = [["resume", run]]
-    if merged is not None:
-        commands.insert(0, ["status", run])
-    if done:
-        commands.append(["merge", run, "--min-worlds", str(done)])
-    return commands
+        whole = found.ensemble is not None if merged is None else merged
+        return [*questions(run, found.config.data), _tidy(run)] if whole else [["merge", run]]
+    return [*_looks(found, told=merged is None), ["resume", run], *_partial(run, done)]
+
+
+def _tidy(run: str) -> list[str]:
+    return ["clean", run, "--dry-run"]
+
+
+def _looks(found: RunStatus, *, told: bool) -> list[list[str]]:
+    """Return the commands that tell more of a run that is not done.
+
+    Args:
+        found: the run.
+        told: whether its status is on the screen already.
+    """
+    run = found.config.run
+    failed = [state.index for state in found.states if state.status == "failed"]
+    looks = [["logs", run, "--world", str(world)] for world in failed[:1]]
+    return looks if told else [["status", run, "--attempts"], *looks]
+
+
+def _partial(run: str, done: int) -> list[list[str]]:
+    return [["merge", run, "--min-worlds", str(done)]] if done else []
 
 
 def questions(uri: str, data: DataConfig) -> list[list[str]]:
@@ -156,19 +230,32 @@ def answer_lines(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _attempt_cells(state: WorldState, attempt: Attempt) -> list[str | Text]:
-    began = datetime.fromisoformat(attempt.started_at)
-    ended = datetime.fromisoformat(attempt.ended_at) if attempt.ended_at else None
-    end = (attempt.cause or "runs").replace("_", " ")
+    began, ended = _moment(attempt.started_at), _moment(attempt.ended_at)
+    took = duration((ended - began).total_seconds()) if began and ended else ""
     return [
         str(state.index),
         attempt.name + (" *" if attempt.name == state.winner else ""),
-        f"{began:%Y-%m-%d %H:%M:%S}",
-        duration((ended - began).total_seconds()) if ended else "",
+        _clock(began, attempt.started_at),
+        _clock(ended, attempt.ended_at),
+        took,
         f"{attempt.steps:,}" if attempt.steps else "",
-        end,
+        (attempt.cause or "runs").replace("_", " "),
         Text(attempt.node or ""),
         Text("" if attempt.cause == "done" else attempt.message),
     ]
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Return an ISO 8601 time in UTC; None for none, and for what is no time."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else None
+
+
+def _clock(moment: datetime | None, text: str | None) -> Text:
+    return Text(f"{moment:%Y-%m-%d %H:%M:%S}" if moment else text or "")
 
 
 def _by_k(title: str, metrics: Mapping[str, float]) -> Table:

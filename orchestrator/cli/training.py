@@ -1,4 +1,4 @@
-"""The verbs that make a run or look at one: train, resume, status, merge."""
+"""The verbs that train worlds and merge them: train, resume, grow, merge."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import sys
 
 from orchestrator import api, config, display
 from orchestrator.cli import reports
-from orchestrator.cli.arguments import Arguments
-from orchestrator.cli.output import draw, following, show
+from orchestrator.cli.arguments import RUN, Arguments, whole
+from orchestrator.cli.output import following, show
 from orchestrator.inputs import open_inputs
 from orchestrator.plan import plan
 from orchestrator.words import plural
 
 OK, WORLDS_FAILED, GAVE_UP = 0, 1, 2
 """Exit codes."""
-
-_RUN = "a run: the folder or URI that `manyworlds train` was given as run="
 
 
 def train(arguments: Arguments) -> int:
@@ -38,7 +36,7 @@ def train(arguments: Arguments) -> int:
 
 def resume(arguments: Arguments) -> int:
     """Go on with a run as its storage has it."""
-    run = arguments.first(_RUN)
+    run = arguments.first(RUN)
     with display.choose() as shown:
         summary = api.resume(
             run,
@@ -50,17 +48,27 @@ def resume(arguments: Arguments) -> int:
     return _finished(summary)
 
 
-def status(arguments: Arguments) -> int:
-    """Show the worlds of a run and their attempts, from storage."""
-    found = api.status(arguments.only(_RUN))
-    draw(display.table(found.views), reports.attempts(found.states))
-    show(following(reports.next_of_run(found)))
-    return OK
+def grow(arguments: Arguments) -> int:
+    """Give a run more worlds, train them and merge."""
+    run = arguments.first(RUN)
+    counts = [word for word in arguments.words[1:] if word.startswith("worlds=")]
+    others = [word for word in arguments.words[1:] if word not in counts]
+    if len(counts) != 1:
+        raise arguments.wrong(f"worlds=N once, found {', '.join(counts) or 'nothing'}")
+    with display.choose() as shown:
+        summary = api.grow(
+            run,
+            whole("worlds", counts[0].removeprefix("worlds=")),
+            overrides=others,
+            listener=shown.show,
+            take_over=arguments.take_over,
+        )
+    return _finished(summary)
 
 
 def merge(arguments: Arguments) -> int:
     """Merge the worlds of a run that are done."""
-    run = arguments.only(_RUN)
+    run = arguments.only(RUN)
     ensemble = api.merge(run, min_worlds=arguments.min_worlds)
     show([f"merged into {ensemble}", ""])
     show(following(reports.questions(run, api.status(run).config.data)))

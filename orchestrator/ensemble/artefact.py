@@ -158,6 +158,15 @@ def open_artefact(uri: str, *, verify: str = "size") -> Artefact:
     return Artefact(storage, folder, manifest, commit)
 
 
+def served(run: Storage) -> str | None:
+    """Return the digest of the ensemble that a run serves, or None.
+
+    Raises:
+        StorageError: the file that names it is altered.
+    """
+    return _current(run) if run.exists(RunPaths.current) else None
+
+
 def _config(values: dict[str, Any], where: str) -> WorldConfig:
     """Return the worlds' config; raise `ValueError` for what is missing or does not fit."""
     missing = WorldConfig().to_dict().keys() - values.keys()
@@ -185,8 +194,8 @@ def _check_files(manifest: Manifest, commit: Commit, where: str) -> None:
 def _locate(uri: str) -> tuple[Storage, str]:
     """Return a storage and the ensemble's folder in it."""
     given = Storage(uri)
-    if given.exists(RunPaths.current):
-        return given, RunPaths(given).ensemble(_current(given))
+    if digest := served(given):
+        return given, RunPaths(given).ensemble(digest)
     if given.exists(MANIFEST):
         base, mark, query = given.uri.partition("?" if "://" in given.uri else "\0")
         parent, _, name = base.rpartition("/")

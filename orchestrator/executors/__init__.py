@@ -6,9 +6,11 @@ needs Ray.
 
 from orchestrator.executors.base import (
     AttemptFunction,
+    Beat,
     Ended,
     Event,
     Executor,
+    Leaving,
     Progress,
     Started,
 )
@@ -16,10 +18,12 @@ from orchestrator.executors.inprocess import InProcessExecutor
 
 __all__ = [
     "AttemptFunction",
+    "Beat",
     "Ended",
     "Event",
     "Executor",
     "InProcessExecutor",
+    "Leaving",
     "Progress",
     "Started",
 ]

@@ -28,8 +28,12 @@ class AttemptFunction(Protocol):
         *,
         stop: Stop,
         report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
-        """Return the receipt; raise errors of `workers.errors`, or `Stopped`."""
+        """Return the receipt; raise errors of `workers.errors`, or `Stopped`.
+
+        `beat` is a sign of life, called at every step and whenever else something moved.
+        """
         ...
 
 
@@ -41,6 +45,8 @@ class Started:
     attempt: str
     node: str
     """The machine that it runs on, in words for a user."""
+    place: str
+    """The executor's id of that machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,22 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life: an attempt did something since the last one."""
+
+    world: int
+    attempt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The machine of an attempt is about to be taken away."""
+
+    world: int
+    attempt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """An attempt is over, and nothing of it runs any more."""
 
@@ -61,9 +83,11 @@ class Ended:
     cause: Cause
     message: str = ""
     receipt: dict[str, Any] | None = None
+    vanished: bool = False
+    """Whether its process went without a word, which its machine may be to blame for."""
 
 
-Event = Started | Progress | Ended
+Event = Started | Progress | Beat | Leaving | Ended
 
 
 class Executor(Protocol):
@@ -73,8 +97,14 @@ class Executor(Protocol):
         """Return how many attempts can run at the same time; None for any number."""
         ...
 
-    def start(self, world: int, attempt: str) -> None:
-        """Begin an attempt, or queue it until there is room."""
+    def start(self, world: int, attempt: str, *, avoid: frozenset[str] = frozenset()) -> None:
+        """Begin an attempt, or queue it until there is room.
+
+        Args:
+            world: its index.
+            attempt: the attempt's name.
+            avoid: places not to run it at, as long as it could run at another.
+        """
         ...
 
     def poll(self) -> Sequence[Event]:

@@ -1,18 +1,15 @@
 """Attempts as Ray actors: one actor an attempt, gone when the attempt is over.
 
-Training runs in a thread of the actor. Its main thread answers `news`, which
-waits a moment for something to tell, and `stop`. Ray retries nothing; whether an
-actor that vanished was preempted is judged by what became of its machine.
+Ray retries nothing. Why an actor vanished is judged by what became of its
+machine: gone or about to go, it was preempted; still there, it is asked whether
+the system killed a process for memory.
 """
 
 from __future__ import annotations
 
-import platform
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -23,18 +20,21 @@ from ray.exceptions import (
     RayActorError,
     RayError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.executors import cluster
+from orchestrator.executors.actor import CountKills, WorldActor
 from orchestrator.executors.base import (
     AttemptFunction,
+    Beat,
     Ended,
     Event,
+    Leaving,
     Outcome,
     Progress,
     Started,
-    outcome_of,
 )
-from orchestrator.state import Cause
+from orchestrator.executors.memory import oom_kills
 from workers.config import WorldConfig
 from workers.errors import RunError
 from workers.storage import Storage
@@ -42,67 +42,10 @@ from workers.storage import Storage
 _LONG_POLL = 1.0
 """Seconds that an actor waits for news before it answers that there are none; delays `stop`."""
 _AGAIN = 1.0
-"""Seconds before an actor that could not be reached is asked again."""
-
-
-class WorldActor:
-    """The remote side of one attempt."""
-
-    def __init__(self, world: int) -> None:
-        self._name = f"world {world}"
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
-        self._progress: dict[str, Any] | None = None
-        self._outcome: Outcome | None = None
-        self._thread: threading.Thread | None = None
-
-    def __repr__(self) -> str:
-        # Ray puts this before each line that the actor logs.
-        return self._name
-
-    def begin(
-        self,
-        function: AttemptFunction | None,
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-    ) -> tuple[str, str]:
-        """Start training, once; return the machine's name and Ray's id for it."""
-        if self._thread is None:
-            call = partial(_attempt, function, run_uri, config, world, attempt)
-            run = partial(call, stop=self._stop.is_set, report=self._report)
-            self._thread = threading.Thread(
-                target=self._run, args=(run,), name=self._name, daemon=True
-            )
-            self._thread.start()
-        return platform.node(), ray.get_runtime_context().get_node_id()
-
-    def news(self, seconds: float) -> tuple[dict[str, Any] | None, Outcome | None]:
-        """Return the newest progress not yet told, and how the attempt ended if it did.
-
-        Args:
-            seconds: to wait for either.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._progress or self._outcome, timeout=seconds)
-            progress, self._progress = self._progress, None
-            return progress, self._outcome
-
-    def stop(self) -> None:
-        """Ask the attempt to write a checkpoint and end."""
-        self._stop.set()
-
-    def _run(self, call: Any) -> None:
-        outcome = outcome_of(call)
-        with self._changed:
-            self._outcome = outcome
-            self._changed.notify_all()
-
-    def _report(self, values: dict[str, Any]) -> None:
-        with self._changed:
-            self._progress = values
-            self._changed.notify_all()
+"""Seconds before an actor that could not be reached, or the cluster, is looked at again."""
+_AUTOPSY = 30.0
+"""Seconds that a machine has to say why a process on it vanished; Ray may take nearly as long
+to notice that the machine itself is gone."""
 
 
 @dataclass(slots=True)
@@ -110,11 +53,24 @@ class _Live:
     world: int
     attempt: str
     actor: Any
+    avoid: frozenset[str]
+    machines: frozenset[str]
+    """That were there when it was asked for."""
     answer: Any = None
     """What the actor was asked last, not yet taken in; None: it is to be asked again."""
+    again: float = 0.0
+    """When to ask again, or no longer to wait for an answer about a death."""
     node: str | None = None
     """Ray's id of its machine, once it is placed."""
-    again: float = 0.0
+    begun: bool = False
+    kills: int | None = None
+    """Processes that the system had killed for memory on that machine when last told."""
+    leaving: bool = False
+    """Whether it was told that its machine is about to go."""
+    death: Ended | None = None
+    """How it ended, unless its machine answers that it was memory."""
+    preempted: bool = False
+    """Whether Ray says so: where it does not, nothing follows."""
 
 
 class RayExecutor:
@@ -131,6 +87,7 @@ class RayExecutor:
         attempt: the function that trains; None: `workers.attempt.run_attempt`. Its module must
             be importable on all machines.
         local_resources: num_cpus and num_gpus of a new local cluster.
+        count_kills: called on a world's machine; how many processes the system killed for memory.
 
     Raises:
         RunError: there is no cluster at the address.
@@ -147,41 +104,48 @@ class RayExecutor:
         cpus_per_world: int | Literal["auto"] = "auto",
         attempt: AttemptFunction | None = None,
         local_resources: Mapping[str, float] | None = None,
+        count_kills: CountKills = oom_kills,
     ) -> None:
         self._connected = cluster.connect(address, local_resources)
         # Actors have working directories of their own.
         self._run_uri = Storage(run_uri).uri
         self._function = attempt
+        self._count_kills = count_kills
         machines = list(cluster.machines().values())
         self.demand = cluster.demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
         self._config = _fitted(config, self.demand)
-        self._actor_class: Any = ray.remote(WorldActor).options(
-            num_cpus=self.demand.cpus,
-            num_gpus=self.demand.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-        )
+        self._actor_class: Any = ray.remote(WorldActor)
+        self._options = {
+            "num_cpus": self.demand.cpus,
+            "num_gpus": self.demand.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
         self._live: dict[int, _Live] = {}
-        self._ended: list[Event] = []
+        self._ahead: list[Event] = []
         self._drained: set[str] = set()
         self._look_at = 0.0
 
     def slots(self) -> int:
-        """Return how many worlds fit on the machines that are alive."""
-        return sum(machine.room(self.demand) for machine in cluster.machines().values())
+        """Return how many worlds fit on the machines that are alive and stay."""
+        return sum(machine.room(self.demand) for machine in self._staying().values())
 
-    def start(self, world: int, attempt: str) -> None:
+    def start(self, world: int, attempt: str, *, avoid: frozenset[str] = frozenset()) -> None:
         """Ask Ray for an actor; it waits there until there is room."""
-        live = _Live(world, attempt, self._actor_class.remote(world))
+        avoid = avoid if self._fits_beside(avoid) else frozenset()
+        where = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
+        actor = self._actor_class.options(**self._options, label_selector=where)
+        machines = frozenset(self._staying())
+        live = _Live(world, attempt, actor.remote(world, self._count_kills), avoid, machines)
         self._live[world] = live
         self._ask(live)
 
     def poll(self) -> Sequence[Event]:
         """Return what the actors told, and which of them are gone."""
         self._ask_again()
-        self._look_for_drains()
-        events, self._ended = self._ended, []
-        answers = {live.answer: world for world, live in self._live.items() if live.answer}
+        self._look_around()
+        events, self._ahead = self._ahead, []
+        answers = {live.answer: live for live in self._live.values() if live.answer}
         if answers:
             ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=0)
             events += [event for answer in ready for event in self._take(answers[answer])]
@@ -190,7 +154,7 @@ class RayExecutor:
     def wait(self, seconds: float) -> None:
         """Return when an actor answered or vanished, or after `seconds`."""
         answers = [live.answer for live in self._live.values() if live.answer]
-        if self._ended:
+        if self._ahead:
             return
         if answers:
             ray.wait(answers, num_returns=1, timeout=seconds)
@@ -207,7 +171,7 @@ class RayExecutor:
             return
         # One that waits for room would only hear of it once it got some.
         self.kill(world)
-        self._ended.append(Ended(world, live.attempt, "stopped", "stopped before it began"))
+        self._ahead.append(Ended(world, live.attempt, "stopped", "stopped before it began"))
 
     def kill(self, world: int) -> None:
         """End a world's process with SIGKILL."""
@@ -216,9 +180,7 @@ class RayExecutor:
 
     def lacking(self) -> str:
         """Return the words for what a world needs beside what each machine has."""
-        found = [
-            f"{item.cpus:g} CPUs and {item.gpus:g} GPUs" for item in cluster.machines().values()
-        ]
+        found = [f"{item.cpus:g} CPUs and {item.gpus:g} GPUs" for item in self._staying().values()]
         return (
             f"a world needs {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs on one"
             f" machine, and there is {'; '.join(found) or 'no machine'}"
@@ -231,8 +193,19 @@ class RayExecutor:
         if self._connected:
             ray.shutdown()
 
-    def _take(self, world: int) -> list[Event]:
-        live = self._live[world]
+    def _staying(self) -> dict[str, cluster.Machine]:
+        return {
+            node: machine
+            for node, machine in cluster.machines().items()
+            if node not in self._drained
+        }
+
+    def _fits_beside(self, avoid: frozenset[str]) -> bool:
+        """Return whether a world fits on a machine that is not to be avoided."""
+        staying = self._staying().items()
+        return any(machine.room(self.demand) for node, machine in staying if node not in avoid)
+
+    def _take(self, live: _Live) -> list[Event]:
         try:
             answer = ray.get(live.answer)
         except ActorUnavailableError:
@@ -240,58 +213,120 @@ class RayExecutor:
             live.answer, live.again = None, time.monotonic() + _AGAIN
             return []
         except RayError as error:
-            self.kill(world)
-            return [Ended(world, live.attempt, *self._cause(live, error))]
+            return self._bury(live) if live.death else self._lose(live, error)
+        if live.death:
+            return self._bury(live, answer)
         if live.node is None:
-            host, live.node = answer
+            host, live.node, live.kills = answer
             self._ask(live)
-            return [Started(world, live.attempt, f"{host} ({live.node[:8]})")]
-        progress, outcome = answer
-        events: list[Event] = [Progress(world, live.attempt, progress)] if progress else []
+            name = f"{host} ({live.node[:8]})"
+            return [Started(live.world, live.attempt, name, live.node)]
+        if not live.begun:
+            live.begun = True
+            self._ask(live)
+            return []
+        return self._tell(live, *answer)
+
+    def _tell(
+        self,
+        live: _Live,
+        beat: bool,
+        progress: dict[str, Any] | None,
+        outcome: Outcome | None,
+        kills: int | None,
+    ) -> list[Event]:
+        world, attempt, live.kills = live.world, live.attempt, kills
+        events: list[Event] = [Beat(world, attempt)] if beat else []
+        events += [Progress(world, attempt, progress)] if progress else []
         if outcome is None:
             self._ask(live)
             return events
         # A clean end too: an idle actor holds its GPU and keeps a draining machine up.
         self.kill(world)
-        ended = Ended(world, live.attempt, outcome.cause, outcome.message, outcome.receipt)
-        return [*events, ended]
+        return [*events, Ended(world, attempt, outcome.cause, outcome.message, outcome.receipt)]
+
+    def _lose(self, live: _Live, error: RayError) -> list[Event]:
+        """Take in that an actor is gone; return how it ended if that is clear."""
+        text = " ".join(str(error).split())
+        world, attempt = live.world, live.attempt
+        if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+            self.kill(world)
+            message = "the machine ran low on memory, and Ray ended the process"
+            return [Ended(world, attempt, "out_of_memory", message, vanished=True)]
+        if not isinstance(error, RayActorError):
+            self.kill(world)
+            return [Ended(world, attempt, "error", text)]
+        live.death = Ended(world, attempt, "error", f"its process vanished: {text}", vanished=True)
+        live.preempted = isinstance(error, ActorDiedError) and error.preempted
+        if live.node is None or self._has_gone(live):
+            return self._bury(live)
+        self._ask_machine(live, live.node)
+        return []
+
+    def _ask_machine(self, live: _Live, node: str) -> None:
+        """Ask a machine about a process that vanished there: its own system knows best."""
+        pinned = NodeAffinitySchedulingStrategy(node, soft=False)
+        task: Any = ray.remote(_call)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": pinned}
+        live.answer = task.options(**options).remote(self._count_kills)
+        live.again = time.monotonic() + _AUTOPSY
+
+    def _bury(self, live: _Live, kills: int | None = None) -> list[Event]:
+        """Return how a process that vanished ended, given what its machine says if it does."""
+        assert live.death
+        self.kill(live.world)
+        if self._has_gone(live):
+            return [Ended(live.world, live.attempt, "preemption", "its machine was taken away")]
+        if kills is not None and live.kills is not None and kills > live.kills:
+            message = "the machine ran out of memory, and the system killed the process"
+            return [replace(live.death, cause="out_of_memory", message=message)]
+        return [live.death]
+
+    def _has_gone(self, live: _Live) -> bool:
+        """Return whether the machine of an attempt went, or is about to."""
+        left = self._staying()
+        if live.node is None:
+            # Nobody told on which machine it was about to begin.
+            return live.preempted or not live.machines <= left.keys()
+        return live.preempted or live.node not in left
 
     def _ask(self, live: _Live) -> None:
-        if live.node:
+        if live.begun:
             live.answer = live.actor.news.remote(_LONG_POLL)
-        else:
+        elif live.node:
             live.answer = live.actor.begin.remote(
                 self._function, self._run_uri, self._config, live.world, live.attempt
             )
+        else:
+            live.answer = live.actor.place.remote()
 
     def _ask_again(self) -> None:
-        for live in self._live.values():
-            if live.answer is None and time.monotonic() >= live.again:
+        now = time.monotonic()
+        for live in list(self._live.values()):
+            if live.answer is None and now >= live.again:
                 self._ask(live)
+            elif live.death and now >= live.again:
+                self._ahead += self._bury(live)
 
-    def _look_for_drains(self) -> None:
-        if time.monotonic() >= self._look_at:
-            self._drained |= cluster.draining()
-            self._look_at = time.monotonic() + _AGAIN
+    def _look_around(self) -> None:
+        """Look which machines are about to go, once in a while: it takes a trip to the head."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _AGAIN
+        self._drained |= cluster.draining()
+        for live in list(self._live.values()):
+            if live.node in self._drained and not live.leaving:
+                live.leaving = True
+                self._ahead.append(Leaving(live.world, live.attempt))
+            if live.node is None and live.avoid and not self._fits_beside(live.avoid):
+                # A bad machine is better than none: the next attempt will not avoid it.
+                self.kill(live.world)
+                message = "the only machines that it was to run on are gone"
+                self._ahead.append(Ended(live.world, live.attempt, "stopped", message))
 
-    def _cause(self, live: _Live, error: RayError) -> tuple[Cause, str]:
-        text = " ".join(str(error).split())
-        if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
-            return "out_of_memory", "the machine ran out of memory, and Ray ended the process"
-        if not isinstance(error, RayActorError):
-            return "error", text
-        preempted = isinstance(error, ActorDiedError) and error.preempted
-        if preempted or live.node in self._drained or _is_gone(live.node):
-            return "preemption", "its machine was taken away"
-        return "error", f"its process vanished: {text}"
 
-
-def _attempt(function: AttemptFunction | None, *args: Any, **words: Any) -> dict[str, Any]:
-    if function is None:
-        from workers.attempt import run_attempt
-
-        return run_attempt(*args, **words)
-    return function(*args, **words)
+def _call(count_kills: CountKills) -> int | None:
+    return count_kills()
 
 
 def _fitted(config: WorldConfig, demand: cluster.Demand) -> WorldConfig:
@@ -307,8 +342,3 @@ def _fitted(config: WorldConfig, demand: cluster.Demand) -> WorldConfig:
             )
         runtime = replace(runtime, device="cpu")
     return replace(config, runtime=runtime)
-
-
-def _is_gone(node: str | None) -> bool:
-    # A world that was never placed did not lose its machine.
-    return node is not None and node not in cluster.machines()

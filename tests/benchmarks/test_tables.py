@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import featurizing, search
+from benchmarks import checkpointing, featurizing, search
 from benchmarks.tables import COMBINERS, summary, write_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -81,3 +81,28 @@ def test_featurizing_tells_the_ratio() -> None:
         "ratio": 20.0,
     }
     assert "| tldr | 20.5 | 2,000,000 | 100,000 | 20.0 |" in featurizing.table({"tldr": found})
+
+
+def test_checkpoints_are_summed_up_beside_a_training_without_them() -> None:
+    plain = checkpointing.Trained(seconds=[0.1] * 10)
+    first = checkpointing.WARM_UP
+    waiting = checkpointing.Trained(
+        seconds=[0.1, 0.1, 0.6, 0.1, 0.1, 0.1, 0.8, 0.1, 0.1, 0.1],
+        # The first of them fell to the steps that are not counted.
+        taken=[first - 1, first + 3, first + 7],
+        behind=[0, 1, 2, 3, 4],
+    )
+    found = checkpointing.summed_up(waiting, plain, 4)
+    assert found["stall_ms"] == {"median": 600.0, "largest": 700.0}
+    assert found["slower_percent"] == 120.0
+    assert found["steps_done_twice"] == {"mean": 2.0, "largest": 4}
+    assert (found["seconds_done_twice"], found["interval_seconds"]) == (0.2, 0.4)
+    results = {
+        "steps": 10,
+        "step_ms": 100.0,
+        "checkpoint_bytes": 5_000_000,
+        "intervals": {"4": {"waiting": found}},
+    }
+    assert checkpointing.table(results).splitlines()[-1] == (
+        "| 4 steps, 0.4 s | waiting | 600 ms | 700 ms | 120.0 % | 2.0 steps, 0.2 s | 4 |"
+    )

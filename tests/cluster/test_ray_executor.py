@@ -73,7 +73,14 @@ def commit(run_uri: str, world: int, attempt: str, step: int | None = None) -> d
 
 
 def succeeds(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+    run_uri: str,
+    config: WorldConfig,
+    world: int,
+    attempt: str,
+    *,
+    stop: Stop,
+    report: Report,
+    beat: Callable[[], None],
 ) -> dict[str, Any]:
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     report({"threads": config.runtime.threads, "device": config.runtime.device, "gpus": gpus})
@@ -81,7 +88,14 @@ def succeeds(
 
 
 def dies_once(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+    run_uri: str,
+    config: WorldConfig,
+    world: int,
+    attempt: str,
+    *,
+    stop: Stop,
+    report: Report,
+    beat: Callable[[], None],
 ) -> dict[str, Any]:
     if world == 1 and attempt.startswith("01-"):
         commit(run_uri, world, attempt, step=5)
@@ -90,7 +104,14 @@ def dies_once(
 
 
 def one_fails(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+    run_uri: str,
+    config: WorldConfig,
+    world: int,
+    attempt: str,
+    *,
+    stop: Stop,
+    report: Report,
+    beat: Callable[[], None],
 ) -> dict[str, Any]:
     if world == 1:
         raise ZeroDivisionError("in the second world")
@@ -98,7 +119,14 @@ def one_fails(
 
 
 def waits_at_first(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+    run_uri: str,
+    config: WorldConfig,
+    world: int,
+    attempt: str,
+    *,
+    stop: Stop,
+    report: Report,
+    beat: Callable[[], None],
 ) -> dict[str, Any]:
     from workers.world import Stopped
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 
 from orchestrator import api
 from orchestrator.config import RunConfig, load
+from orchestrator.run import Run
+from orchestrator.state import Attempt, Cause
 from workers.storage import RunPaths, Storage
 
 CLASSES = 64
@@ -97,3 +100,16 @@ def recommit(folder: Path, files: Mapping[str, bytes]) -> None:
     old = storage.manifest(folder.name).files
     new = {name: storage.write_file(f"{folder.name}/{name}", data) for name, data in files.items()}
     storage.seal(folder.name, {**old, **new})
+
+
+def begun(folder: Path, *overrides: str) -> Run:
+    """Return a new run of three worlds in `folder`, at which nothing was tried yet."""
+    config = run_config(folder, *overrides)
+    return Run.create(config.run, config.identity(), config.settings())
+
+
+def attempt(name: str, cause: Cause | None, **values: Any) -> Attempt:
+    """Return an attempt of 90 seconds; `cause` None: it runs still."""
+    ended = "2026-01-01T12:01:30+00:00" if cause else None
+    times = {"started_at": "2026-01-01T12:00:00+00:00", "ended_at": ended}
+    return Attempt(**{"name": name, "cause": cause, **times, **values})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import shlex
@@ -26,6 +24,7 @@ from orchestrator.cli import main
 from orchestrator.cli.arguments import parse, parser
 from orchestrator.config import load
 from orchestrator.views import WorldView
+from tests.orchestrator.command import Ended, manyworlds
 from workers.errors import ConfigError, DataError, RunError
 
 CLASSES = 60
@@ -45,33 +44,17 @@ SETTINGS = [
 OPTIONS = {
     "train": ["--dry-run", "--take-over"],
     "resume": ["--take-over", "--worlds"],
-    "status": [],
+    "status": ["--attempts", "--json"],
+    "logs": ["--attempt", "--lines", "--world"],
+    "stop": ["--no-wait"],
+    "grow": ["--take-over"],
+    "clean": ["--dry-run"],
     "merge": ["--min-worlds"],
     "evaluate": ["--k"],
     "predict": ["--json", "--k"],
     "doctor": [],
 }
 """The public verbs and their options. A change here is a decision."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def next_commands(self) -> list[list[str]]:
-        """The words of the commands that close the output."""
-        _, _, closing = self.out.partition("next:\n")
-        return [shlex.split(text)[1:] for text in closing.splitlines()]
-
-
-def manyworlds(*words: str) -> Ended:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(words)
-    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def rows(count: int, classes: int = CLASSES) -> pa.Table:
@@ -159,7 +142,9 @@ def test_lists_of_numbers_are_taken_apart() -> None:
         (["train", "--dryrun"], "unknown option --dryrun"),
         (["resume", "r", "--worlds", "a"], "expected world numbers such as 3,7, found 'a'"),
         (["merge", "r", "--min-worlds", "0"], "expected a whole number from 1, found '0'"),
-        (["grow", "r"], "invalid choice: 'grow'"),
+        (["logs", "r", "--world", "-1"], "expected the number of a world, found '-1'"),
+        (["logs", "r", "--lines", "0"], "expected a whole number from 1, found '0'"),
+        (["shrink", "r"], "invalid choice: 'shrink'"),
     ],
 )
 def test_wrong_options_end_with_a_sentence(
@@ -178,12 +163,13 @@ def test_train_trains_and_merges(site: Site) -> None:
     assert site.trained.next_commands == [
         ["predict", site.run, "a query in words"],
         ["evaluate", site.run, f"data={site.folder / 'held-out.parquet'}"],
+        ["clean", site.run, "--dry-run"],
     ]
 
 
 def test_every_next_command_runs(site: Site) -> None:
     ended = [manyworlds(*words) for words in site.trained.next_commands]
-    assert [(run.code, run.err) for run in ended] == [(0, ""), (0, "")]
+    assert [(run.code, run.err) for run in ended] == [(0, "")] * 3
 
 
 def test_train_again_leaves_finished_worlds_alone(site: Site) -> None:
@@ -288,7 +274,11 @@ def test_failed_worlds_give_exit_code_1_and_their_cause(site: Site, tmp_path: Pa
     assert "world 0 failed: " in ended.out
     assert "expected labels in [0, 60)" in ended.out
     assert "not merged" in ended.out
-    assert ended.next_commands == [["status", run], ["resume", run]]
+    assert ended.next_commands == [
+        ["status", run, "--attempts"],
+        ["logs", run, "--world", "0"],
+        ["resume", run],
+    ]
 
 
 def test_worlds_can_be_resumed_one_by_one_and_merged_in_part(site: Site, tmp_path: Path) -> None:
@@ -297,7 +287,7 @@ def test_worlds_can_be_resumed_one_by_one_and_merged_in_part(site: Site, tmp_pat
     again = manyworlds("resume", run, "--worlds", "1", "retry.error=5")
     assert again.code == 0
     assert again.next_commands == [
-        ["status", run],
+        ["status", run, "--attempts"],
         ["resume", run],
         ["merge", run, "--min-worlds", "1"],
     ]
@@ -312,6 +302,7 @@ def test_worlds_can_be_resumed_one_by_one_and_merged_in_part(site: Site, tmp_pat
 
 
 def test_ctrl_c_says_how_to_carry_on(site: Site, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
     run = str(tmp_path / "run with blanks")
     settings = [*site.settings, "training.epochs=100000"]
     ended = interrupted(settings, run, when="waiting")
@@ -319,7 +310,7 @@ def test_ctrl_c_says_how_to_carry_on(site: Site, tmp_path: Path) -> None:
     command = shlex.split(ended.err.splitlines()[-1])
     assert command == ["manyworlds", "train", f"run={run}", *settings]
     assert api.status(run).states[0].attempts[-1].cause == "stopped"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def interrupted(settings: list[str], run: str, *, when: str) -> Ended:
@@ -335,16 +326,15 @@ def interrupted(settings: list[str], run: str, *, when: str) -> Ended:
         return manyworlds("train", f"run={run}", *settings)
 
 
-def test_status_shows_worlds_and_attempts(site: Site) -> None:
+def test_status_of_a_finished_run_says_what_can_be_asked(site: Site) -> None:
     ended = manyworlds("status", site.run)
     assert ended.code == 0
-    assert ended.out.splitlines()[0].strip() == "3 worlds: 3 done"
-    for state in api.status(site.run).states:
-        assert f"{state.attempts[0].name} *" in ended.out
+    assert ended.out.splitlines()[0] == f"{site.run}: nobody drives it"
+    assert ended.out.splitlines()[2].strip() == "3 worlds: 3 done"
     assert ended.next_commands == site.trained.next_commands
 
 
-@pytest.mark.parametrize("verb", ["resume", "status", "merge", "evaluate", "predict"])
+@pytest.mark.parametrize("verb", [verb for verb in OPTIONS if verb not in ("train", "doctor")])
 def test_verbs_without_a_run_say_what_they_expect(verb: str) -> None:
     ended = manyworlds(verb)
     assert ended.code == 2
@@ -352,9 +342,12 @@ def test_verbs_without_a_run_say_what_they_expect(verb: str) -> None:
     assert f"manyworlds {verb} runs/a" in ended.err
 
 
-@pytest.mark.parametrize("verb", ["resume", "status", "merge"])
-def test_a_folder_without_a_run_is_told(verb: str, tmp_path: Path) -> None:
-    ended = manyworlds(verb, str(tmp_path))
+@pytest.mark.parametrize(
+    "words",
+    [["resume"], ["status"], ["logs"], ["stop"], ["clean"], ["merge"], ["grow", "worlds=9"]],
+)
+def test_a_folder_without_a_run_is_told(words: list[str], tmp_path: Path) -> None:
+    ended = manyworlds(words[0], str(tmp_path), *words[1:])
     assert ended.code == 2
     assert f"{tmp_path}: expected a run, found no identity.yaml" in ended.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import torch
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary
-from orchestrator.executors import AttemptFunction, Ended, InProcessExecutor, Progress, Started
+from orchestrator.executors import (
+    AttemptFunction,
+    Beat,
+    Ended,
+    InProcessExecutor,
+    Progress,
+    Started,
+)
 from orchestrator.executors.base import Report, Stop, cause_of, explain
 from orchestrator.run import Run
 from orchestrator.state import Cause
@@ -39,7 +47,14 @@ def run(tmp_path: Path) -> Run:
 
 
 def succeeds(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+    run_uri: str,
+    config: WorldConfig,
+    world: int,
+    attempt: str,
+    *,
+    stop: Stop,
+    report: Report,
+    beat: Callable[[], None],
 ) -> dict[str, Any]:
     report({"step": 1})
     storage = Storage(run_uri)
@@ -57,7 +72,14 @@ def train(run: Run, attempt: AttemptFunction, **settings: Any) -> Summary:
 
 def raising(error: BaseException) -> AttemptFunction:
     def attempt(
-        run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
         raise error
 
@@ -90,11 +112,18 @@ def test_an_attempt_is_told_from_start_to_end(run: Run) -> None:
 
 def test_a_world_that_always_fails_stops_no_other(run: Run) -> None:
     def one_fails(
-        run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
         if world == 1:
             raise TrainingError("expected a finite loss, found nan")
-        return succeeds(run_uri, config, world, attempt, stop=stop, report=report)
+        return succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
 
     summary = train(run, one_fails)
     assert summary.done == (0, 2)
@@ -106,10 +135,17 @@ def test_attempts_run_side_by_side_if_asked_to(run: Run) -> None:
     both = threading.Barrier(2)
 
     def meets_another(
-        run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
         both.wait(PATIENCE)
-        return succeeds(run_uri, config, world, attempt, stop=stop, report=report)
+        return succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
 
     run.change_settings({"worlds": 4})
     assert train(run, meets_another, parallel=2).complete
@@ -119,10 +155,17 @@ def test_one_attempt_runs_at_a_time_unless_asked_otherwise(run: Run) -> None:
     alone = threading.Lock()
 
     def needs_to_be_alone(
-        run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
         assert alone.acquire(blocking=False)
-        receipt = succeeds(run_uri, config, world, attempt, stop=stop, report=report)
+        receipt = succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
         alone.release()
         return receipt
 
@@ -134,7 +177,14 @@ def test_stopping_reaches_the_attempt(run: Run) -> None:
     executor: InProcessExecutor
 
     def waits(
-        run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
         assert not stop()
         executor.stop(world)
@@ -151,7 +201,14 @@ def test_closing_stops_what_runs(run: Run) -> None:
     seen = []
 
     def waits(
-        run_uri: str, config: WorldConfig, world: int, attempt: str, *, stop: Stop, report: Report
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
     ) -> dict[str, Any]:
         begun.set()
         while not stop():
@@ -164,6 +221,92 @@ def test_closing_stops_what_runs(run: Run) -> None:
     assert begun.wait(PATIENCE)
     executor.close()
     assert seen == [0]
+
+
+def test_signs_of_life_are_told_once_for_many(run: Run) -> None:
+    told, go_on = threading.Event(), threading.Event()
+
+    def beats(
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
+    ) -> dict[str, Any]:
+        for _ in range(1000):
+            beat()
+        told.set()
+        assert go_on.wait(PATIENCE)
+        return {}
+
+    executor = InProcessExecutor(run.uri, CONFIG, attempt=beats)
+    executor.start(1, "01-a")
+    assert told.wait(PATIENCE)
+    assert [event for event in executor.poll() if isinstance(event, Beat)] == [Beat(1, "01-a")]
+    assert executor.poll() == []
+    go_on.set()
+    assert not any(isinstance(event, Beat) for event in events_of(executor))
+
+
+def test_an_attempt_that_hangs_gives_its_room_to_another(run: Run) -> None:
+    hanging, free = threading.Event(), threading.Event()
+
+    def hangs_at_first(
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
+    ) -> dict[str, Any]:
+        if world == 0:
+            hanging.set()
+            assert free.wait(PATIENCE)
+        return succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
+
+    executor = InProcessExecutor(run.uri, CONFIG, attempt=hangs_at_first, grace=0.0)
+    executor.start(0, "01-a")
+    assert hanging.wait(PATIENCE)
+    executor.kill(0)
+    executor.start(1, "01-b")
+    assert [event.world for event in events_of(executor) if isinstance(event, Ended)] == [1]
+    # It does not wait for the one that hangs.
+    executor.close()
+    free.set()
+
+
+def test_an_attempt_that_is_killed_before_it_has_room_never_begins(run: Run) -> None:
+    inside, free = threading.Event(), threading.Event()
+    begun = []
+
+    def waits(
+        run_uri: str,
+        config: WorldConfig,
+        world: int,
+        attempt: str,
+        *,
+        stop: Stop,
+        report: Report,
+        beat: Callable[[], None],
+    ) -> dict[str, Any]:
+        begun.append(attempt)
+        inside.set()
+        assert free.wait(PATIENCE)
+        return {}
+
+    executor = InProcessExecutor(run.uri, CONFIG, attempt=waits, grace=PATIENCE)
+    executor.start(0, "01-a")
+    assert inside.wait(PATIENCE)
+    executor.start(1, "01-b")
+    executor.kill(1)
+    free.set()
+    executor.close()
+    assert begun == ["01-a"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.config import RunConfig
 from orchestrator.run import Run
 from orchestrator.state import Attempt, WorldState
-from workers.errors import RunError, SchemaError, StorageError
+from workers.errors import DataError, RunError, SchemaError, StorageError
 
 IDENTITY = {"data": {"train": "rows", "text": ["query"]}, "model": {"hidden": [256]}, "seed": 1}
 SETTINGS = {"worlds": 4, "runtime": {"threads": 0}}
@@ -144,6 +144,26 @@ def test_other_training_data_are_refused(run: Run, shards: list[Any], words: str
     run.check_dataset(SHARDS)
     with pytest.raises(RunError, match=words):
         run.check_dataset({"rows": 30, "shards": shards})
+
+
+def test_what_worlds_read_is_kept_beside_the_fingerprint(run: Run) -> None:
+    run.check_dataset(SHARDS)
+    one, two, other = "0" * 32, "1" * 32, "2" * 32
+    run.check_content({"a": {"0": [one]}})
+    Run.open(run.uri).check_content({"a": {"0": [one]}, "b": {"3": [two]}})
+    content = {"a": {"0": [one]}, "b": {"3": [two]}}
+    assert run.dataset() == {"fingerprint": SHARDS, "content": content}
+    with pytest.raises(DataError, match="b, row group 3, rows from 0: expected the content of the"):
+        run.check_content({"b": {"3": [other]}})
+    assert run.dataset()["content"] == content
+    run.check_dataset(SHARDS)
+
+
+def test_a_difference_of_shards_is_told_in_short(run: Run) -> None:
+    shard = {"name": "a", "bytes": 10, "row_groups": [5] * 1000, "footer": "aa"}
+    run.check_dataset({"rows": 5000, "shards": [shard]})
+    with pytest.raises(RunError, match="shard a: bytes 11, footer bb instead of bytes 10, footer"):
+        run.check_dataset({"rows": 5000, "shards": [{**shard, "bytes": 11, "footer": "bb"}]})
 
 
 def test_a_world_without_a_state_is_pending(run: Run) -> None:

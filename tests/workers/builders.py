@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,26 @@ def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def bits(tensors: dict[str, Tensor]) -> dict[str, bytes]:
     """Return the tensors' bytes, to compare them to the last bit."""
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def stopped_at(step: int) -> Callable[[], bool]:
+    """Return what asks an attempt to stop after `step` steps of its own."""
+    asked = iter(range(step + 1))
+    return lambda: next(asked) == step
+
+
+def unhurried(stop: Callable[[], bool] = lambda: False) -> Callable[[], bool]:
+    """Let each checkpoint be written before the next step, so that all come when they are due."""
+
+    def asked() -> bool:
+        await_checkpoints()
+        return stop()
+
+    return asked
+
+
+def await_checkpoints() -> None:
+    """Return when no attempt of this process writes a checkpoint beside its training."""
+    for thread in threading.enumerate():
+        if thread.name == "manyworlds-checkpoint":
+            thread.join()

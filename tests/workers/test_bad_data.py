@@ -329,7 +329,9 @@ def test_no_shards(tmp_path: Path, name: str, found: str) -> None:
 
 
 def test_a_uri_of_an_unknown_kind() -> None:
-    with pytest.raises(DataError, match="carrier://pigeon: expected a path or a URI, found: "):
+    with pytest.raises(
+        DataError, match=r"carrier://pigeon: expected a folder, or a URI of .*, found: "
+    ):
         World(world_config("carrier://pigeon"), 0)
 
 

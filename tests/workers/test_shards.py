@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from workers.errors import DataError
 from workers.shards import (
     LANES,
     Block,
+    Content,
+    LeftOuts,
     Position,
     ShardSet,
     Slice,
@@ -89,12 +92,30 @@ def test_a_block_mixes_row_groups() -> None:
 DATA = DataConfig(train="-", classes=CLASSES, text=("query",), block_rows=64)
 
 
-def stream(shards: ShardSet, start: Position | None = None, world: int = 3) -> list[Block]:
-    return list(
-        shuffled_blocks(
-            shards, DATA, seed=5, world=world, epochs=2, start=start or Position(epoch=0)
-        )
+def blocks_of(
+    shards: ShardSet,
+    data: DataConfig,
+    *,
+    seed: int = 5,
+    world: int = 3,
+    epochs: int = 1,
+    start: Position | None = None,
+) -> Iterator[Block]:
+    """Yield the blocks of shards that nothing was read or left out of before."""
+    return shuffled_blocks(
+        shards,
+        data,
+        seed=seed,
+        world=world,
+        epochs=epochs,
+        start=start or Position(),
+        content=Content(),
+        left_out=LeftOuts(shards, data),
     )
+
+
+def stream(shards: ShardSet, start: Position | None = None, world: int = 3) -> list[Block]:
+    return list(blocks_of(shards, DATA, world=world, epochs=2, start=start))
 
 
 def rows_of(blocks: list[Block]) -> list[tuple[str, int]]:
@@ -146,11 +167,29 @@ def test_the_rows_of_a_block_are_shuffled_anew(tmp_path: Path) -> None:
     halves = DataConfig(train="-", classes=100, text=("query",), block_rows=30)
     table = queries(60).set_column(1, "labels", pa.array(range(60)))
     whole = ShardSet(write_shard(tmp_path / "b.parquet", table))
-    for block in shuffled_blocks(whole, halves, seed=5, world=3, epochs=1, start=Position(epoch=0)):
+    for block in blocks_of(whole, halves):
         labels = block.table["labels"].to_numpy()
         positions.append((labels - labels.min()).tolist())
     assert len(positions) == 2
     assert positions[0] != positions[1]
+
+
+def test_the_texts_of_a_block_may_be_longer_than_32_bits_count(tmp_path: Path) -> None:
+    ids = pa.array([[1, 2]] * 300, pa.list_(pa.int64()))
+    write_shard(tmp_path / "a.parquet", queries(300).append_column("ids", ids))
+    data = DataConfig(train="-", classes=CLASSES, text=("query",), indices="ids")
+    (block,) = blocks_of(ShardSet(str(tmp_path)), data)
+    assert block.table.schema.field("query").type == pa.large_string()
+    assert block.table.schema.field("ids").type == pa.large_list(pa.int64())
+
+
+def test_a_glob_names_shards_by_their_folders(tmp_path: Path) -> None:
+    for day in ("monday", "tuesday"):
+        write_shard(tmp_path / day / "x.parquet", queries(30))
+    shards = ShardSet(f"{tmp_path}/*day/x.parquet")
+    names = [shard["name"] for shard in shards.fingerprint()["shards"]]
+    assert names == ["monday/x.parquet", "tuesday/x.parquet"]
+    assert shards.paths == [f"{tmp_path}/{name}" for name in names]
 
 
 def test_worlds_see_the_rows_in_orders_of_their_own(tmp_path: Path) -> None:
@@ -187,7 +226,10 @@ def test_a_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
     assert found["rows"] == 300
     assert [shard["name"] for shard in found["shards"]] == ["a.parquet", "b.parquet"]
     assert [shard["rows"] for shard in found["shards"]] == [210, 90]
-    assert [shard["row_groups"] for shard in found["shards"]] == [3, 4]
+    assert [shard["row_groups"] for shard in found["shards"]] == [
+        [70, 70, 70],
+        [25, 25, 25, 15],
+    ]
     assert found["shards"][0]["schema"] == ["query: string", "labels: int64", "row: int64"]
     assert found["shards"][0]["bytes"] == (tmp_path / "one" / "a.parquet").stat().st_size
     write_shard(tmp_path / "two" / "a.parquet", queries(210))
@@ -224,9 +266,7 @@ def test_lists_and_single_labels_come_out_of_slices_whole(tmp_path: Path) -> Non
     write_shard(tmp_path / "a.parquet", table.slice(3, 50), rows=7)
     write_shard(tmp_path / "b.parquet", table.slice(53), rows=100)
     data = DataConfig(train="-", classes=10, indices="ids", block_rows=11)
-    blocks = shuffled_blocks(
-        ShardSet(str(tmp_path)), data, seed=0, world=0, epochs=1, start=Position()
-    )
+    blocks = blocks_of(ShardSet(str(tmp_path)), data)
     found = [row for block in blocks for row in block.table["ids"].to_pylist()]
     assert sorted(found) == sorted(lists[3:])
 
@@ -244,9 +284,7 @@ def peak_bytes(folder: Path, rows: int, group_rows: int | None) -> int:
     del table, ids
     gc.collect()
     before = pa.total_allocated_bytes()
-    blocks = shuffled_blocks(
-        ShardSet(str(folder)), data, seed=0, world=0, epochs=1, start=Position()
-    )
+    blocks = blocks_of(ShardSet(str(folder)), data)
     peak: int = max(pa.total_allocated_bytes() - before for _ in blocks)
     return peak
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,10 @@ def train_until(config: WorldConfig, step: int, saved: Saved | None = None) -> S
     world = World(config, 2)
     if saved:
         world.restore(*saved)
-    kept: list[Saved] = []
     try:
-        world.train(stop=lambda: world.step >= step, checkpoint=lambda w: kept.append(save(w)))
+        world.train(stop=lambda: world.step >= step)
     except Stopped:
-        return kept[-1]
+        return save(world)
     else:
         return None
     finally:
@@ -117,11 +117,78 @@ def test_a_world_that_is_stopped_again_and_again(folder: str, precision: str) ->
 def test_a_world_goes_on_from_a_checkpoint_that_did_not_stop_it(folder: str) -> None:
     config = world_config(folder, checkpoint_steps=12)
     kept: list[Saved] = []
+
+    def keep(world: World) -> bool:
+        kept.append(save(world))
+        return True
+
     world = World(config, 2)
-    world.train(checkpoint=lambda w: kept.append(save(w)))
+    world.train(checkpoint=keep)
     world.close()
     assert [saved[2]["step"] for saved in kept] == [12, 24, 36, 48, 60]
     assert all(resumed(config, saved) == result(world) for saved in (kept[0], kept[-1]))
+
+
+def test_a_checkpoint_that_was_not_taken_is_offered_after_every_step(folder: str) -> None:
+    world = World(world_config(folder, checkpoint_steps=30), 2)
+    offered: list[int] = []
+
+    def third_time(world: World) -> bool:
+        offered.append(world.step)
+        return len(offered) % 3 == 0
+
+    world.train(checkpoint=third_time)
+    world.close()
+    # Never at the end, where the weights themselves are handed in.
+    assert offered == [30, 31, 32, 60, 61, 62]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_copy_has_all_bits(folder: str, threads: int) -> None:
+    world = World(world_config(folder, threads=threads, dimension=3_000_000), 0)
+    parameters = {name: torch.zeros_like(t) for name, t in world.parameters.items()}
+    optimizer = {name: torch.ones_like(t) for name, t in world.optimizer_state.items()}
+    world.copy_to(parameters, optimizer)
+    assert (bits(parameters), bits(optimizer)) == result(world)
+    world.close()
+
+
+def test_every_step_and_every_batch_of_a_validation_is_a_sign_of_life(folder: str) -> None:
+    world = World(world_config(folder, validation=folder), 0)
+    beats: Counter[int] = Counter()
+    world.train(beat=lambda: beats.update([world.step]))
+    world.close()
+    assert sorted(beats) == list(range(1, world.steps + 1))
+    validated = {step: count for step, count in beats.items() if count > 1}
+    # The seven row groups are read one by one.
+    assert validated == {EPOCH_STEPS: 1 + 7, world.steps: 1 + 7}
+
+
+def test_a_state_with_odd_contents_is_refused_before_anything_is_taken_over(folder: str) -> None:
+    config = world_config(folder)
+    saved = train_until(config, 9)
+    assert saved is not None
+    model, optimizer, state = saved
+    position = state["position"]
+    odd: list[dict[str, Any]] = [
+        {},
+        {**state, "step": -1},
+        {**state, "step": "9"},
+        {**state, "position": 3},
+        {**state, "position": {**position, "block": 1.5}},
+        {**state, "position": {**position, "row": True}},
+        {**state, "position": {**position, "column": 1}},
+        {**state, "bucket_accuracy": "good"},
+        {**state, "computed_on": [1]},
+        {**state, "computed_on": None},
+    ]
+    world = World(config, 2)
+    before = result(world)
+    for wrong in odd:
+        with pytest.raises(StorageError, match=r"state of a world: expected .* remove it"):
+            world.restore(model, optimizer, wrong)
+    assert (result(world), world.step) == (before, 0)
+    world.close()
 
 
 def test_both_rates_fall_in_a_line_to_zero(tmp_path: Path) -> None:
@@ -202,6 +269,7 @@ def test_every_epoch_is_validated_and_reported(folder: str) -> None:
         (80, 2),
         (99, 2),
     ]
+    assert [p.epoch_ended for p in seen] == [p.step % EPOCH_STEPS == 0 for p in seen]
     assert [p.bucket_accuracy is None for p in seen] == [True] + [False] * 6
     assert seen[-1].bucket_accuracy == world.bucket_accuracy
     assert {p.steps for p in seen} == {world.steps} == {99}

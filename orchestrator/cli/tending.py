@@ -1,0 +1,57 @@
+"""The verbs that look after a run: status, logs, stop, clean."""
+
+from __future__ import annotations
+
+from orchestrator import api, display
+from orchestrator.cli import reports
+from orchestrator.cli.arguments import RUN, Arguments
+from orchestrator.cli.output import draw, following, show
+from workers.storage import to_json
+
+
+def status(arguments: Arguments) -> int:
+    """Show who drives a run, its worlds, and with --attempts every attempt, from storage."""
+    found = api.status(arguments.only(RUN))
+    if arguments.json:
+        show([to_json(reports.status(found)).decode().rstrip()])
+        return 0
+    show([*reports.driving(found), ""])
+    every = [reports.attempts(found.states)] if arguments.attempts else []
+    draw(display.table(found.views), *every)
+    show(following(reports.next_of_run(found)))
+    return 0
+
+
+def logs(arguments: Arguments) -> int:
+    """Show the last line of each world's log, or the last lines of one."""
+    run = arguments.only(RUN)
+    found = api.logs(run, arguments.world, arguments.attempt, lines=arguments.lines)
+    show(reports.last_lines(found) if arguments.world is None else reports.log(found[0]))
+    more = [["logs", run, "--world", str(log.world)] for log in found if log.attempt]
+    other = more[:1] if arguments.world is None else [["logs", run]]
+    show(["", *following([*other, ["status", run, "--attempts"]])])
+    return 0
+
+
+def stop(arguments: Arguments) -> int:
+    """Ask the driver of a run to stop, and wait until it has left."""
+    run = arguments.only(RUN)
+    try:
+        asked = api.stop(run, wait=not arguments.no_wait, listener=lambda line: show([line]))
+    except KeyboardInterrupt:
+        show(["", "the driver stays asked: it will stop all the same"])
+        raise
+    found = api.status(run)
+    show([*reports.driving(found), *([] if asked else ["there is nothing to stop"]), ""])
+    show(following(reports.next_of_run(found)))
+    return 0
+
+
+def clean(arguments: Arguments) -> int:
+    """Remove what a run needs no more, or with --dry-run say what that is."""
+    run = arguments.only(RUN)
+    items = api.clean(run, dry_run=arguments.dry_run)
+    show([*reports.cleaned(items, arguments.dry_run), ""])
+    again = arguments.dry_run and bool(items)
+    show(following([["clean", run] if again else ["status", run]]))
+    return 0
