@@ -20,13 +20,12 @@ from ray.core.generated import autoscaler_pb2
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
 from orchestrator.executors import AttemptFunction, Ended, Started
-from orchestrator.executors.base import Report, Stop
 from orchestrator.executors.cluster import connect
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
 from orchestrator.state import Attempt, Cause
+from tests.orchestrator.attempts import Call, attempt
 from workers.config import WorldConfig
-from workers.storage import RunPaths, Storage
 
 QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0, out_of_memory=2)
 PREEMPTION: int = autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION  # type: ignore[attr-defined]
@@ -107,64 +106,46 @@ def run(machines: Machines, tmp_path: Path) -> Run:
     return Run.create(str(tmp_path / "run"), {"seed": 3}, {"worlds": MACHINES})
 
 
-def commit(run_uri: str, world: int, attempt: str, step: int | None = None) -> dict[str, Any]:
-    paths = RunPaths(Storage(run_uri))
-    folder = paths.checkpoint(world, attempt, step) if step else paths.final(world, attempt)
-    paths.storage.commit(folder, {"model.safetensors": b"weights"})
-    return {"world": world, "attempt": attempt}
-
-
-def waits_for_go(
-    run_uri: str,
-    config: WorldConfig,
-    world: int,
-    attempt: str,
-    *,
-    stop: Stop,
-    report: Report,
-    beat: Callable[[], None],
-) -> dict[str, Any]:
+@attempt
+def waits_for_go(call: Call) -> Any:
     """Work until the file is there, with a checkpoint when stopped."""
     from workers.world import Stopped
 
-    report({"step": 1})
-    while not Path(run_uri, GO).exists():
-        beat()
-        if stop():
-            commit(run_uri, world, attempt, step=5)
+    call.report({"step": 1})
+    while not Path(call.run_uri, GO).exists():
+        call.beat()
+        if call.stop():
+            call.commit(step=5)
             raise Stopped("as asked")
         threading.Event().wait(0.02)
-    return commit(run_uri, world, attempt)
+    return call.commit()
 
 
-def killed_at_first(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, **words: Any
-) -> Any:
+@attempt
+def killed_at_first(call: Call) -> Any:
     """Die of SIGKILL in the middle of world 1's first attempt."""
-    if world == 1 and attempt.startswith("01-"):
-        commit(run_uri, world, attempt, step=5)
-        Path(run_uri, f"killed-{os.getpid()}").touch()
+    if call.world == 1 and call.attempt.startswith("01-"):
+        call.commit(step=5)
+        Path(call.run_uri, f"killed-{os.getpid()}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return waits_for_go(run_uri, config, world, attempt, **words)
+    return call.pass_to(waits_for_go)
 
 
-def hangs_at_first(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, **words: Any
-) -> Any:
+@attempt
+def hangs_at_first(call: Call) -> Any:
     """Do nothing any more in the middle of world 1's first attempt."""
-    if world == 1 and attempt.startswith("01-"):
-        commit(run_uri, world, attempt, step=5)
-        words["report"]({"step": 5})
+    if call.world == 1 and call.attempt.startswith("01-"):
+        call.commit(step=5)
+        call.report({"step": 5})
         threading.Event().wait()
-    return waits_for_go(run_uri, config, world, attempt, **words)
+    return call.pass_to(waits_for_go)
 
 
-def dies_on_one_machine(
-    run_uri: str, config: WorldConfig, world: int, attempt: str, **words: Any
-) -> Any:
+@attempt
+def dies_on_one_machine(call: Call) -> Any:
     """Die wherever the first attempt of all began; elsewhere work."""
     here = ray.get_runtime_context().get_node_id()
-    chosen = Path(run_uri, "bad machine")
+    chosen = Path(call.run_uri, "bad machine")
     try:
         with chosen.open("x") as file:
             file.write(here)
@@ -172,7 +153,7 @@ def dies_on_one_machine(
         while not (bad := chosen.read_text()):
             threading.Event().wait(0.02)
         if bad != here:
-            return waits_for_go(run_uri, config, world, attempt, **words)
+            return call.pass_to(waits_for_go)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

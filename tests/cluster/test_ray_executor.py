@@ -16,13 +16,12 @@ from ray.cluster_utils import Cluster
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
 from orchestrator.executors import AttemptFunction
-from orchestrator.executors.base import Report, Stop
 from orchestrator.executors.cluster import connect, machines
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
+from tests.orchestrator.attempts import Call, attempt
 from workers.config import RuntimeConfig, WorldConfig
 from workers.errors import RunError
-from workers.storage import RunPaths, Storage
 
 CONFIG = WorldConfig()
 QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0)
@@ -65,78 +64,41 @@ def run(tmp_path: Path) -> Run:
     return Run.create(str(tmp_path / "run"), {"seed": 3}, {"worlds": 3})
 
 
-def commit(run_uri: str, world: int, attempt: str, step: int | None = None) -> dict[str, Any]:
-    paths = RunPaths(Storage(run_uri))
-    folder = paths.checkpoint(world, attempt, step) if step else paths.final(world, attempt)
-    paths.storage.commit(folder, {"model.safetensors": b"weights"})
-    return {"world": world, "attempt": attempt}
-
-
-def succeeds(
-    run_uri: str,
-    config: WorldConfig,
-    world: int,
-    attempt: str,
-    *,
-    stop: Stop,
-    report: Report,
-    beat: Callable[[], None],
-) -> dict[str, Any]:
+@attempt
+def succeeds(call: Call) -> Any:
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-    report({"threads": config.runtime.threads, "device": config.runtime.device, "gpus": gpus})
-    return commit(run_uri, world, attempt)
+    call.report(
+        {"threads": call.config.runtime.threads, "device": call.config.runtime.device, "gpus": gpus}
+    )
+    return call.commit()
 
 
-def dies_once(
-    run_uri: str,
-    config: WorldConfig,
-    world: int,
-    attempt: str,
-    *,
-    stop: Stop,
-    report: Report,
-    beat: Callable[[], None],
-) -> dict[str, Any]:
-    if world == 1 and attempt.startswith("01-"):
-        commit(run_uri, world, attempt, step=5)
+@attempt
+def dies_once(call: Call) -> Any:
+    if call.world == 1 and call.attempt.startswith("01-"):
+        call.commit(step=5)
         os._exit(1)
-    return commit(run_uri, world, attempt)
+    return call.commit()
 
 
-def one_fails(
-    run_uri: str,
-    config: WorldConfig,
-    world: int,
-    attempt: str,
-    *,
-    stop: Stop,
-    report: Report,
-    beat: Callable[[], None],
-) -> dict[str, Any]:
-    if world == 1:
+@attempt
+def one_fails(call: Call) -> Any:
+    if call.world == 1:
         raise ZeroDivisionError("in the second world")
-    return commit(run_uri, world, attempt)
+    return call.commit()
 
 
-def waits_at_first(
-    run_uri: str,
-    config: WorldConfig,
-    world: int,
-    attempt: str,
-    *,
-    stop: Stop,
-    report: Report,
-    beat: Callable[[], None],
-) -> dict[str, Any]:
+@attempt
+def waits_at_first(call: Call) -> Any:
     from workers.world import Stopped
 
-    if attempt.startswith("01-"):
-        report({"step": 1})
-        while not stop():
+    if call.attempt.startswith("01-"):
+        call.report({"step": 1})
+        while not call.stop():
             threading.Event().wait(0.01)
-        commit(run_uri, world, attempt, step=5)
+        call.commit(step=5)
         raise Stopped("as asked")
-    return commit(run_uri, world, attempt)
+    return call.commit()
 
 
 def train(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from orchestrator.executors import (
     Progress,
     Started,
 )
-from orchestrator.executors.base import Report, Stop, cause_of, explain
+from orchestrator.executors.base import cause_of, explain
 from orchestrator.run import Run
 from orchestrator.state import Cause
+from tests.orchestrator.attempts import Call, attempt
 from workers.attempt import Stopped
 from workers.config import WorldConfig
 from workers.errors import (
@@ -33,7 +33,6 @@ from workers.errors import (
     StorageError,
     TrainingError,
 )
-from workers.storage import RunPaths, Storage
 
 CONFIG = WorldConfig()
 QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0)
@@ -46,20 +45,10 @@ def run(tmp_path: Path) -> Run:
     return Run.create(str(tmp_path / "run"), {"seed": 3}, {"worlds": 3})
 
 
-def succeeds(
-    run_uri: str,
-    config: WorldConfig,
-    world: int,
-    attempt: str,
-    *,
-    stop: Stop,
-    report: Report,
-    beat: Callable[[], None],
-) -> dict[str, Any]:
-    report({"step": 1})
-    storage = Storage(run_uri)
-    storage.commit(RunPaths(storage).final(world, attempt), {"model.safetensors": b"weights"})
-    return {"world": world}
+@attempt
+def succeeds(call: Call) -> Any:
+    call.report({"step": 1})
+    return call.commit()
 
 
 def train(run: Run, attempt: AttemptFunction, **settings: Any) -> Summary:
@@ -71,19 +60,11 @@ def train(run: Run, attempt: AttemptFunction, **settings: Any) -> Summary:
 
 
 def raising(error: BaseException) -> AttemptFunction:
-    def attempt(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
+    @attempt
+    def fails(call: Call) -> Any:
         raise error
 
-    return attempt
+    return fails
 
 
 def events_of(executor: InProcessExecutor) -> list[Any]:
@@ -107,23 +88,15 @@ def test_an_attempt_is_told_from_start_to_end(run: Run) -> None:
     started, progress, ended = events_of(executor)
     assert isinstance(started, Started)
     assert progress == Progress(2, "01-a", {"step": 1})
-    assert ended == Ended(2, "01-a", "done", receipt={"world": 2})
+    assert ended == Ended(2, "01-a", "done", receipt={"world": 2, "attempt": "01-a"})
 
 
 def test_a_world_that_always_fails_stops_no_other(run: Run) -> None:
-    def one_fails(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
-        if world == 1:
+    @attempt
+    def one_fails(call: Call) -> Any:
+        if call.world == 1:
             raise TrainingError("expected a finite loss, found nan")
-        return succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
+        return call.pass_to(succeeds)
 
     summary = train(run, one_fails)
     assert summary.done == (0, 2)
@@ -134,18 +107,10 @@ def test_a_world_that_always_fails_stops_no_other(run: Run) -> None:
 def test_attempts_run_side_by_side_if_asked_to(run: Run) -> None:
     both = threading.Barrier(2)
 
-    def meets_another(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
+    @attempt
+    def meets_another(call: Call) -> Any:
         both.wait(PATIENCE)
-        return succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
+        return call.pass_to(succeeds)
 
     run.change_settings({"worlds": 4})
     assert train(run, meets_another, parallel=2).complete
@@ -154,18 +119,10 @@ def test_attempts_run_side_by_side_if_asked_to(run: Run) -> None:
 def test_one_attempt_runs_at_a_time_unless_asked_otherwise(run: Run) -> None:
     alone = threading.Lock()
 
-    def needs_to_be_alone(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
+    @attempt
+    def needs_to_be_alone(call: Call) -> Any:
         assert alone.acquire(blocking=False)
-        receipt = succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
+        receipt = call.pass_to(succeeds)
         alone.release()
         return receipt
 
@@ -176,19 +133,11 @@ def test_one_attempt_runs_at_a_time_unless_asked_otherwise(run: Run) -> None:
 def test_stopping_reaches_the_attempt(run: Run) -> None:
     executor: InProcessExecutor
 
-    def waits(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
-        assert not stop()
-        executor.stop(world)
-        assert stop()
+    @attempt
+    def waits(call: Call) -> Any:
+        assert not call.stop()
+        executor.stop(call.world)
+        assert call.stop()
         raise Stopped("as asked")
 
     executor = InProcessExecutor(run.uri, CONFIG, attempt=waits)
@@ -200,20 +149,12 @@ def test_closing_stops_what_runs(run: Run) -> None:
     begun = threading.Event()
     seen = []
 
-    def waits(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
+    @attempt
+    def waits(call: Call) -> Any:
         begun.set()
-        while not stop():
+        while not call.stop():
             pass
-        seen.append(world)
+        seen.append(call.world)
         raise Stopped("as asked")
 
     executor = InProcessExecutor(run.uri, CONFIG, attempt=waits)
@@ -226,18 +167,10 @@ def test_closing_stops_what_runs(run: Run) -> None:
 def test_signs_of_life_are_told_once_for_many(run: Run) -> None:
     told, go_on = threading.Event(), threading.Event()
 
-    def beats(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
+    @attempt
+    def beats(call: Call) -> Any:
         for _ in range(1000):
-            beat()
+            call.beat()
         told.set()
         assert go_on.wait(PATIENCE)
         return {}
@@ -254,20 +187,12 @@ def test_signs_of_life_are_told_once_for_many(run: Run) -> None:
 def test_an_attempt_that_hangs_gives_its_room_to_another(run: Run) -> None:
     hanging, free = threading.Event(), threading.Event()
 
-    def hangs_at_first(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
-        if world == 0:
+    @attempt
+    def hangs_at_first(call: Call) -> Any:
+        if call.world == 0:
             hanging.set()
             assert free.wait(PATIENCE)
-        return succeeds(run_uri, config, world, attempt, stop=stop, report=report, beat=beat)
+        return call.pass_to(succeeds)
 
     executor = InProcessExecutor(run.uri, CONFIG, attempt=hangs_at_first, grace=0.0)
     executor.start(0, "01-a")
@@ -284,17 +209,9 @@ def test_an_attempt_that_is_killed_before_it_has_room_never_begins(run: Run) -> 
     inside, free = threading.Event(), threading.Event()
     begun = []
 
-    def waits(
-        run_uri: str,
-        config: WorldConfig,
-        world: int,
-        attempt: str,
-        *,
-        stop: Stop,
-        report: Report,
-        beat: Callable[[], None],
-    ) -> dict[str, Any]:
-        begun.append(attempt)
+    @attempt
+    def waits(call: Call) -> Any:
+        begun.append(call.attempt)
         inside.set()
         assert free.wait(PATIENCE)
         return {}
