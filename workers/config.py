@@ -114,6 +114,8 @@ class FeaturesConfig:
     """Longest word n-gram of text columns: 1 for words, 2 for words and pairs, 0 for none."""
     char_ngrams: tuple[int, int] = (4, 4)
     """Shortest and longest character n-gram of text columns; [0, 0] for none."""
+    dropout: float = 0.0
+    """Share of a row's features that are left out while training, others in each epoch."""
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""
@@ -129,6 +131,10 @@ class FeaturesConfig:
             found.append(
                 "features.char_ngrams: expected [shortest, longest] within 1 to 8, or [0, 0],"
                 f" found {[low, high]}"
+            )
+        if not 0 <= self.dropout < 1:
+            found.append(
+                f"features.dropout: expected a share, from 0 to less than 1, found {self.dropout}"
             )
         if self.word_ngrams == 0 and (low, high) == (0, 0):
             found.append("features: expected word_ngrams or char_ngrams, found neither")

@@ -9,7 +9,9 @@ from typing import Any
 
 from workers.classifier import prepare_examples
 from workers.config import WorldConfig
+from workers.dropout import leave_features_out
 from workers.features import Featurizer
+from workers.hashing import derive_seed
 from workers.kernels.steps import Examples
 from workers.partition import Partition
 from workers.prefetch import prefetch
@@ -122,7 +124,7 @@ class TrainingData:
                 yield replace(held, ends_epoch=True)
 
     def _unmarked(self, start: Position) -> Generator[Ready, None, None]:
-        size = self._config.training.batch_size
+        size, dropout = self._config.training.batch_size, self._config.features.dropout
         blocks = shuffled_blocks(
             self._shards,
             self._config.data,
@@ -135,16 +137,21 @@ class TrainingData:
         )
         with closing(prefetch(blocks, 1)) as ahead:
             for block in ahead:
+                key = self._key(block)
                 resumed = (block.epoch, block.index) == (start.epoch, start.block)
                 rows = block.table.num_rows
                 for row in range(start.row if resumed else 0, rows, size):
                     end = min(row + size, rows)
                     batch = self._featurizer.batch(block.table.slice(row, end - row), labels=True)
+                    left = leave_features_out(batch, dropout, key, row)
                     yield Ready(
-                        prepare_examples(batch, self._partition),
+                        prepare_examples(left, self._partition),
                         Position(epoch=block.epoch, block=block.index, row=end),
                         block,
                     )
+
+    def _key(self, block: Block) -> int:
+        return derive_seed(self._config.seed, self._index, "dropout", block.epoch, block.index)
 
     def _open(self, known: Mapping[str, Any] | None) -> None:
         data, runtime = self._config.data, self._config.runtime

@@ -22,7 +22,7 @@ from orchestrator.config import (
     load,
     override,
 )
-from workers.config import DataConfig
+from workers.config import DataConfig, FeaturesConfig
 from workers.errors import ConfigError
 
 MINIMUM = ["run=runs/a", "data.train=rows", "data.classes=100000", "data.text=[query]"]
@@ -51,6 +51,7 @@ DEFAULTS = {
     "features.dimension": 262_144,
     "features.word_ngrams": 2,
     "features.char_ngrams": (4, 4),
+    "features.dropout": 0.0,
     "model.hidden": (512,),
     "model.activation": "linear",
     "model.loss": "softmax",
@@ -261,6 +262,8 @@ def test_more_buckets_than_classes_are_refused() -> None:
         (ClusterConfig(max_parallel=0), "cluster.max_parallel"),
         (ClusterConfig(pending_timeout=0.0), "cluster.pending_timeout"),
         (ClusterConfig(address=""), "cluster.address"),
+        (FeaturesConfig(dropout=1.0), "features.dropout"),
+        (FeaturesConfig(dropout=-0.1), "features.dropout"),
         (RetryConfig(out_of_memory=0), "retry.out_of_memory"),
         (RetryConfig(stall_timeout=0.0), "retry.stall_timeout"),
         (RetryConfig(backoff_seconds=-1.0), "retry.backoff_seconds"),
@@ -268,7 +271,7 @@ def test_more_buckets_than_classes_are_refused() -> None:
     ],
 )
 def test_group_names_the_setting_that_cannot_work(
-    config: ClusterConfig | RetryConfig, start: str
+    config: ClusterConfig | FeaturesConfig | RetryConfig, start: str
 ) -> None:
     (problem,) = config.problems()
     assert problem.startswith(f"{start}: expected ")

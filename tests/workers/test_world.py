@@ -114,6 +114,15 @@ def test_a_world_that_is_stopped_again_and_again(folder: str, precision: str) ->
     assert resumed(world_config(folder, precision=precision, threads=2), saved) == train(config)
 
 
+def test_features_that_are_left_out_are_the_same_after_a_stop(
+    folder: str, undisturbed: Bits
+) -> None:
+    config = world_config(folder, dropout=0.3)
+    wanted = train(config)
+    assert wanted != undisturbed
+    assert resumed(config, train_until(config, EPOCH_STEPS + 3)) == wanted
+
+
 def test_a_world_goes_on_from_a_checkpoint_that_did_not_stop_it(folder: str) -> None:
     config = world_config(folder, checkpoint_steps=12)
     kept: list[Saved] = []
