@@ -21,7 +21,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -205,7 +205,8 @@ class Driver:
 
     def _adopt(self, index: int) -> WorldState:
         state = self._run.state(index)
-        return self._saved(state, transitions.adopted(state, self._winner(index), self._time()))
+        winner, _ = self._run.accept(index)
+        return self._saved(state, transitions.adopted(state, winner, self._time()))
 
     def _handle(self, event: Event) -> None:
         world = self._worlds.get(event.world)
@@ -229,7 +230,9 @@ class Driver:
         self._change(world, transitions.placed(world.state, event.node))
 
     def _end(self, world: _World, event: Ended) -> None:
-        winner = self._winner(event.world)
+        winner, refusal = self._run.accept(event.world)
+        if refusal:
+            event = replace(event, cause="data", message=refusal)
         cause, message = transitions.judged(
             event, leaving=world.leaving, committed=winner is not None
         )
@@ -274,7 +277,8 @@ class Driver:
 
     def _start(self, world: _World) -> None:
         index = world.state.index
-        if winner := self._winner(index):
+        winner, _ = self._run.accept(index)
+        if winner:
             # Of an attempt that was thought dead.
             self._change(world, transitions.finished(world.state, winner))
             return
@@ -290,10 +294,6 @@ class Driver:
         names = [*paths.attempts(state.index), *(item.name for item in state.attempts)]
         number = 1 + max((paths.attempt_number(name) for name in names), default=0)
         return paths.attempt_name(number, secrets.token_hex(4))
-
-    def _winner(self, index: int) -> str | None:
-        finished = self._run.finished(index)
-        return finished[0] if finished else None
 
     def _end_all(self) -> None:
         if self._killing:

@@ -16,12 +16,14 @@ from typing import Any
 import yaml
 
 from orchestrator.state import WorldState
-from workers.errors import RunError, SchemaError, StorageError
+from workers.errors import DataError, RunError, SchemaError, StorageError, StorageUnreachable
 from workers.shards import merge_content
-from workers.storage import Manifest, RunPaths, Storage
+from workers.storage import COMMIT, Manifest, RunPaths, Storage, from_json
 
 SCHEMA = 1
 """Of identity, settings, dataset fingerprint and the states of worlds."""
+_CONTENT = "content.json"
+"""What an attempt read, beside its weights."""
 
 
 class Run:
@@ -177,6 +179,34 @@ class Run:
             return self.paths.finished(world)
         manifest = self.storage.committed(self.paths.final(world, winner))
         return (winner, manifest) if manifest else None
+
+    def accept(self, world: int) -> tuple[str | None, str]:
+        """Return the attempt at a world that counts, or None, and why another does not.
+
+        What it read is held against what worlds before it read, and kept. Weights that come of
+        other rows are withdrawn: nothing takes them for committed any more. For the driver alone.
+
+        Raises:
+            StorageUnreachable: nothing is known.
+            SchemaError: another version wrote the files.
+        """
+        refusal = ""
+        known = self.state(world).winner
+        while found := self.finished(world):
+            attempt, manifest = found
+            folder = self.paths.final(world, attempt)
+            try:
+                if attempt != known and _CONTENT in manifest.files:
+                    data = self.storage.read_committed(folder, _CONTENT, manifest)
+                    values = from_json(data, self.storage.where(f"{folder}/{_CONTENT}"))
+                    self.check_content(values.get("content", {}))
+                return attempt, ""
+            except (SchemaError, StorageUnreachable):
+                raise
+            except (DataError, StorageError) as error:
+                self.storage.delete(f"{folder}/{COMMIT}")
+                refusal = f"its weights do not count: {error}"
+        return None, refusal
 
     def save(self, state: WorldState) -> None:
         """Write a world's state; for the driver alone."""

@@ -10,6 +10,7 @@ from orchestrator.driver import Driver, Summary
 from orchestrator.executors import Ended, Event, Started
 from orchestrator.run import Run
 from orchestrator.state import Cause
+from workers.storage import Source, to_json
 
 RETRY = RetryConfig(error=3, out_of_memory=1, backoff_seconds=2.0, backoff_cap_seconds=60.0)
 
@@ -45,6 +46,8 @@ class FakeExecutor:
         self.avoided: list[frozenset[str]] = []
         self.stopped: list[int] = []
         self.killed: list[int] = []
+        self.contents: dict[int, dict[str, dict[str, list[str]]]] = {}
+        """What each world read, as `final/content.json` tells; none: no such file."""
         self.placing = True
         self.holding = False
         self.most = 0
@@ -77,7 +80,10 @@ class FakeExecutor:
         if step:
             self.run.storage.commit(paths.checkpoint(world, attempt, step), {"state.json": b"{}"})
         if cause == "done":
-            self.run.storage.commit(paths.final(world, attempt), {"model.safetensors": b"w"})
+            files: dict[str, Source] = {"model.safetensors": b"w"}
+            if world in self.contents:
+                files["content.json"] = to_json({"content": self.contents[world]})
+            self.run.storage.commit(paths.final(world, attempt), files)
         self.events.append(Ended(world, attempt, cause, f"{cause} of {world}", vanished=vanished))
 
     def poll(self) -> Sequence[Event]:

@@ -50,6 +50,32 @@ def test_no_more_worlds_run_than_there_is_room_for(
     assert held.summary().done == tuple(range(6))
 
 
+def test_weights_that_come_of_other_rows_do_not_count(run: Run) -> None:
+    executor = FakeExecutor(run)
+    one, other = {"a": {"0": ["0" * 32]}}, {"a": {"0": ["1" * 32]}}
+    executor.contents = {0: one, 1: other, 2: one}
+    summary = drive(executor, max_parallel=1)
+    assert summary.done == (0, 2)
+    assert causes(run, 1) == ["data"]
+    assert "its weights do not count: a, row group 0" in summary.failed[1]
+    assert run.dataset()["content"] == one
+    assert run.finished(1) is None
+    again = FakeExecutor(run)
+    again.contents = {1: one}
+    assert drive(again).complete
+
+
+def test_a_driver_that_comes_late_looks_at_what_was_read_too(run: Run) -> None:
+    run.check_content({"a": {"0": ["0" * 32]}})
+    late = FakeExecutor(run)
+    late.contents = {1: {"a": {"0": ["1" * 32]}}}
+    late.start(1, "01-a")
+    executor = FakeExecutor(run)
+    assert drive(executor).complete
+    assert [attempt for world, attempt in executor.started if world == 1] != ["01-a"]
+    assert run.state(1).winner != "01-a"
+
+
 def test_a_finished_run_is_left_alone(run: Run) -> None:
     drive(FakeExecutor(run))
     before = run.states()
