@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.views import WorldView
-from orchestrator.words import duration
+from orchestrator.words import duration, plural
 
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "waiting": "yellow"}
 EVERY = 5.0
@@ -185,8 +185,11 @@ def _progress(view: WorldView) -> str:
 
 
 def _remark(view: WorldView) -> str:
-    """Return the trouble that a world is in, or else how its last attempt ended."""
-    return view.trouble if view.trouble and view.state == "running" else view.cause
+    """Return the trouble that a world is in, or how its last attempt ended, and what it lacks."""
+    running = view.trouble and view.state == "running"
+    left_out = f"{plural(view.left_out_rows, 'row')} left out" if view.left_out_rows else ""
+    remarks = [view.trouble if running else view.cause, left_out]
+    return "; ".join(remark for remark in remarks if remark)
 
 
 def _rank(state: str) -> int:

@@ -12,7 +12,7 @@ from orchestrator.run import Run
 from orchestrator.state import WorldState
 from workers.errors import StorageError
 
-_NUMBERS = ("step", "steps", "rows_per_second", "loss", "bucket_accuracy")
+_NUMBERS = ("step", "steps", "rows_per_second", "loss", "bucket_accuracy", "left_out_rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class WorldView:
     seconds_left: float | None = None
     trouble: str = ""
     """What goes wrong while it trains on."""
+    left_out_rows: int = 0
+    """Rows that it leaves out because they cannot be trained on (`data.on_bad_shard`)."""
 
 
 def of_driver(statuses: Sequence[WorldStatus], batch_size: int) -> list[WorldView]:
@@ -116,6 +118,7 @@ def _view(
         bucket_accuracy=progress.get("bucket_accuracy"),
         seconds_left=left,
         trouble=str(progress.get("trouble") or ""),
+        left_out_rows=progress.get("left_out_rows") or 0,
     )
 
 

@@ -139,6 +139,14 @@ def test_trouble_of_a_world_that_trains_on_is_shown(run: Run) -> None:
     assert "the disk is full" not in display.line(replace(view, state="done"))
 
 
+def test_rows_that_were_left_out_are_shown_for_good(run: Run) -> None:
+    values = {**PROGRESS, "left_out_rows": 1200}
+    run.storage.write_json(run.paths.progress(0, "02-bb"), values)
+    assert "1,200 rows left out" in manyworlds("status", run.uri).out
+    done = api.status(run.uri).views[0]
+    assert display.line(done).endswith("1,200 rows left out")
+
+
 def test_plain_lines_tell_trouble_at_once() -> None:
     written: list[str] = []
     shown = display.PlainLines(written.append, clock=lambda: 0.0)
