@@ -127,6 +127,8 @@ def _write(storage: Storage, folder: str, manifest: Manifest, sources: Sequence[
     ):
         entries[name] = storage.write_file(f"{folder}/{name}", data)
     storage.seal(folder, entries)
+    # Until then it was uncommitted, and `clean` may have taken it for what a dead merge left.
+    storage.manifest(folder)
 
 
 @contextmanager

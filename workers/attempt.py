@@ -158,8 +158,7 @@ class Attempt:
     ) -> dict[str, Any]:
         folder = self._paths.final(self._world, self._attempt)
         weights = tensor_file(world.parameters, beat)
-        model = self._storage.write_file(f"{folder}/{MODEL}", weights)
-        beat()
+        model = self._storage.write_file(f"{folder}/{MODEL}", weights, beat)
         state = world.state()
         receipt = {
             "world": self._world,

@@ -28,11 +28,11 @@ from workers.storage import (
     to_json,
 )
 from workers.storage.formats import measure
+from workers.storage.local import file_chunks
 from workers.tensors import Tensors, read_tensors, tensor_file
 from workers.world import World
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_CHUNK = 1 << 20
 T = TypeVar("T")
 
 
@@ -175,7 +175,7 @@ class Checkpoints:
         }
         entries: dict[str, FileEntry] = {}
         for name, source in sources.items():
-            entries[name] = self._storage.write_file(f"{folder}/{name}", source)
+            entries[name] = self._storage.write_file(f"{folder}/{name}", source, self._beat)
             self._beat()
         self._storage.seal(folder, entries)
 
@@ -234,7 +234,10 @@ class _Reader(NamedTuple):
         where = self.storage.where(path)
         with _local(self.storage, path) as local:
             try:
-                found, wanted = measure(self._chunks(local)), self.manifest.files.get(name)
+                found, wanted = (
+                    measure(file_chunks(local, self.beat)),
+                    self.manifest.files.get(name),
+                )
                 if found != wanted:
                     raise _Altered(f"{where}: expected {_words(wanted)}, found {_words(found)}")
                 return parse(local, where)
@@ -244,12 +247,6 @@ class _Reader(NamedTuple):
                 raise
             except (StorageError, OSError) as error:
                 raise _Altered(str(error)) from error
-
-    def _chunks(self, path: Path) -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
-                self.beat()
 
 
 @contextmanager

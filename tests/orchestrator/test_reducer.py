@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.orchestrator.builders import (
     write,
 )
 from workers.errors import ConfigError, DataError, RunError, StorageError
-from workers.storage import Storage, from_json, to_json
+from workers.storage import FileEntry, Manifest, Storage, from_json, to_json
 
 
 class Killed(BaseException):
@@ -180,6 +181,22 @@ def test_a_crash_before_the_commit_leaves_nothing_that_opens(
     with pytest.raises(StorageError, match="found a run without one"):
         Ensemble.load(str(run))
     assert api.merge(str(run)) == str(left)
+    assert Ensemble.load(str(run), verify="full").worlds == 3
+
+
+def test_a_clean_meanwhile_is_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = Storage.seal
+
+    def cleaned_before(storage: Storage, folder: str, entries: Mapping[str, FileEntry]) -> Manifest:
+        api.clean(str(run))
+        return seal(storage, folder, entries)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="found no file"):
+        patch.setattr(Storage, "seal", cleaned_before)
+        api.merge(str(run))
+    with pytest.raises(StorageError, match="found a run without one"):
+        Ensemble.load(str(run))
+    api.merge(str(run))
     assert Ensemble.load(str(run), verify="full").worlds == 3
 
 

@@ -29,12 +29,12 @@ from workers.checkpoints import Checkpoints
 from workers.config import WorldConfig
 from workers.errors import StorageError
 from workers.log import AttemptLog
-from workers.storage import FileEntry, RunPaths, Source, Storage
+from workers.storage import FileEntry, RunPaths, Storage
 from workers.world import World
 
 STEPS = 66
 FIRST, SECOND = "01-aaaa", "02-bbbb"
-WriteFile = Callable[[Storage, str, Source], FileEntry]
+WriteFile = Callable[..., FileEntry]
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ class Hook:
         self.paths: list[str] = []
         real: WriteFile = Storage.write_file
 
-        def write_file(storage: Storage, path: str, source: Source) -> FileEntry:
+        def write_file(storage: Storage, path: str, *more: Any) -> FileEntry:
             self.before(path)
             self.paths.append(path)
-            return real(storage, path, source)
+            return real(storage, path, *more)
 
         monkeypatch.setattr(Storage, "write_file", write_file)
 

@@ -40,9 +40,7 @@ def of_shards(request: Request) -> bool:
 
 
 @pytest.mark.parametrize("fault", [SLOW_DOWN, "cut response", "lose response"])
-def test_passing_troubles_change_nothing(
-    s3: Proxy, time: FakeTime, uri: str, fault: Fault
-) -> None:
+def test_passing_troubles_change_nothing(s3: Proxy, time: FakeTime, uri: str, fault: Fault) -> None:
     wanted = rows_of(ShardSet(str(s3.folder / uri.rpartition("/")[2])))
     s3.judge = first(2, fault)
     shards = ShardSet(uri, retries=time.retries())

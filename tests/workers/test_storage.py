@@ -364,3 +364,14 @@ def test_the_earliest_finished_attempt_counts(paths: RunPaths) -> None:
     finished = paths.finished(0)
     assert finished is not None
     assert finished[0] == "02-b"
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_a_long_file_gives_signs_of_life_on_its_way(tmp_path: Path, kind: str) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(bytes(3 << 20))
+
+    storage = Storage(str(tmp_path) if kind == "disk" else "mock:///bucket/run")
+    beats: list[None] = []
+    storage.write_file("long", write, lambda: beats.append(None))
+    assert len(beats) >= 3

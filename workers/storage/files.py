@@ -120,12 +120,17 @@ class Storage:
         with self._explained(path):
             self._files.delete(self._full(path))
 
-    def write_file(self, path: str, source: Source) -> FileEntry:
-        """Write a file from bytes or by a function that gets a local path to write at."""
+    def write_file(
+        self, path: str, source: Source, beat: Callable[[], None] = lambda: None
+    ) -> FileEntry:
+        """Write a file from bytes or by a function that gets a local path to write at.
+
+        `beat` is called for each piece of what the function wrote, as it is read and sent.
+        """
         if isinstance(source, bytes):
             return self.write_bytes(path, source)
         with self._explained(path):
-            return self._files.write_by(self._full(path), source)
+            return self._files.write_by(self._full(path), source, beat)
 
     def copy_from(self, other: Storage, source: str, target: str) -> FileEntry:
         """Copy one file of another storage here, in pieces; return what was copied."""

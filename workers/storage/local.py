@@ -58,13 +58,15 @@ class LocalFiles:
         with _unseen(Path(path)) as temporary, temporary.open("xb") as file:
             return measure(chunks(), file.write)
 
-    def write_by(self, path: str, write: Callable[[Path], None]) -> FileEntry:
+    def write_by(
+        self, path: str, write: Callable[[Path], None], beat: Callable[[], None]
+    ) -> FileEntry:
         """Write a file by a function that gets a path to write at; return what was written."""
         with _unseen(Path(path)) as temporary:
             write(temporary)
             # Some libraries make files that only their owner can read, whatever the umask.
             temporary.chmod(temporary.parent.stat().st_mode & 0o666)
-            return measure(file_chunks(temporary))
+            return measure(file_chunks(temporary, beat))
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with its `COMMIT` first; nothing if there is none."""
@@ -75,10 +77,11 @@ class LocalFiles:
             Path(path).unlink(missing_ok=True)
 
 
-def file_chunks(path: Path) -> Iterator[bytes]:
-    """Yield a local file's bytes in order, in pieces."""
+def file_chunks(path: Path, beat: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """Yield a local file's bytes in order, in pieces; call `beat` before each."""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
+            beat()
             yield chunk
 
 

@@ -71,14 +71,16 @@ class RemoteFiles:
         """Write a file from pieces, which are asked for anew at each try."""
         return self._retries.run(lambda: self._upload(path, chunks()))
 
-    def write_by(self, path: str, write: Callable[[Path], None]) -> FileEntry:
+    def write_by(
+        self, path: str, write: Callable[[Path], None], beat: Callable[[], None]
+    ) -> FileEntry:
         """Write a file by a function that gets a path to write at; return what was written."""
         with explained(tempfile.gettempdir()):
             folder = tempfile.TemporaryDirectory(prefix="manyworlds-")
         with folder as name:
             with explained(name):
                 write(Path(name, "file"))
-            return self.write_chunks(path, lambda: file_chunks(Path(name, "file")))
+            return self.write_chunks(path, lambda: file_chunks(Path(name, "file"), beat))
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with its `COMMIT` first; nothing if there is none."""
