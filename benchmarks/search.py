@@ -26,7 +26,7 @@ from benchmarks.datasets import BenchmarkSet, find_sets
 from orchestrator import Ensemble, train
 from orchestrator.ensemble import evaluate
 
-SETS = ("tldr", "api_search", "debian_depends", "omw")
+SETS = ("tldr", "api_search", "debian_depends", "omw", "gowalla")
 HELD_BACK = 5_000
 """Rows held back, at most a tenth of all."""
 RUN_OF_ROWS = 50
@@ -45,6 +45,8 @@ VARIATIONS: Mapping[str, Mapping[str, Any]] = {
     "dimension 2^20": {"features.dimension": 1 << 20},
     "char_ngrams [3, 5]": {"features.char_ngrams": "[3,5]"},
     "no char_ngrams": {"features.char_ngrams": "[0,0]"},
+    "dropout 0.2": {"features.dropout": 0.2},
+    "dropout 0.5": {"features.dropout": 0.5},
     "loss bce": {"model.loss": "bce"},
     "batch_size 256": {"training.batch_size": 256},
 }
@@ -88,6 +90,7 @@ def measured(chosen: BenchmarkSet, variation: Mapping[str, Any]) -> dict[str, fl
         ks=(1, 10, 100),
         combiners=["log"],
         worlds=[2],
+        leave_out=chosen.indices if chosen.leave_out_inputs else None,
     ).metrics["log", 2]
     shutil.rmtree(config.run)
     return {key: round(metrics[key], 4) for key in _METRICS}
