@@ -30,6 +30,8 @@ IDENTITY = ("data", "partition", "features", "model", "optimizer", "training", "
 """What makes a run this run: other values here mean another run."""
 SETTINGS = ("worlds", "runtime", "cluster", "retry", "merge")
 """What may change while a run lives."""
+TOLERANCES = ("on_bad_shard", "bad_rows_budget")
+"""Settings of `data` that may change too: a shard that is lost must not lose the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +195,15 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """Return what makes this run this run, as plain values."""
         values = self.to_dict()
+        for name in TOLERANCES:
+            del values["data"][name]
         return {name: values[name] for name in IDENTITY}
 
     def settings(self) -> dict[str, Any]:
         """Return what may change while the run lives, as plain values."""
         values = self.to_dict()
-        return {name: values[name] for name in SETTINGS}
+        tolerances = {name: values["data"][name] for name in TOLERANCES}
+        return {**{name: values[name] for name in SETTINGS}, "data": tolerances}
 
     @staticmethod
     def from_parts(uri: str, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
@@ -207,8 +212,9 @@ class RunConfig:
         Raises:
             ConfigError: a key or a value in them is none of this version's.
         """
-        values = {"run": uri, **identity, **settings}
-        return _build([schema.Layer(f"the stored settings of {uri}", values)])
+        stored = f"the stored settings of {uri}"
+        parts = ({"run": uri, **identity}, settings)
+        return _build([schema.Layer(stored, part) for part in parts])
 
 
 def keys() -> list[str]:

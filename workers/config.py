@@ -44,9 +44,9 @@ class DataConfig:
     """Rows that are held in memory and shuffled together."""
     on_bad_shard: Literal["fail", "skip"] = "fail"
     """What a world does with row groups that it cannot train on: `fail`: it stops; `skip`: it
-    goes on without them and reports what was left out."""
+    goes on without them and reports what was left out. May change while a run lives."""
     bad_rows_budget: float = 0.01
-    """Share of all rows that `skip` may leave out before the world stops."""
+    """Share of all rows that `skip` may leave out before the world stops; may change too."""
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""

@@ -302,16 +302,26 @@ def test_preset_file_that_is_missing_or_no_mapping_is_told(tmp_path: Path) -> No
 
 
 def test_parts_of_a_run_give_the_same_config_again() -> None:
-    config = load("amazon-50m", ["run=r", "data.train=rows", "cluster.gpus_per_world=0.5"])
+    more = ["cluster.gpus_per_world=0.5", "data.on_bad_shard=skip", "data.bad_rows_budget=0.2"]
+    config = load("amazon-50m", ["run=r", "data.train=rows", *more])
     assert tuple(config.identity()) == IDENTITY
-    assert tuple(config.settings()) == SETTINGS
+    assert tuple(config.settings()) == (*SETTINGS, "data")
+    assert not set(config.identity()["data"]) & set(config.settings()["data"])
     assert RunConfig.from_parts("r", config.identity(), config.settings()) == config
 
 
 def test_identity_does_not_change_with_settings() -> None:
     config = load(None, MINIMUM)
     other = override(
-        config, ["worlds=16", "runtime.threads=2", "cluster.max_parallel=3", "retry.error=9"]
+        config,
+        [
+            "worlds=16",
+            "runtime.threads=2",
+            "cluster.max_parallel=3",
+            "retry.error=9",
+            "data.on_bad_shard=skip",
+            "data.bad_rows_budget=0.5",
+        ],
     )
     assert other != config
     assert other.identity() == config.identity()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig, load
+from orchestrator.config import RunConfig, load, override
 from orchestrator.inputs import open_inputs
 from orchestrator.run import Run
 from tests.workers.builders import CLASSES, queries, write_shard
@@ -59,3 +59,16 @@ def test_otherwise_a_run_does_not_go_on_with_other_data(folder: Path) -> None:
     (folder / "rows" / "c.parquet").unlink()
     with pytest.raises(RunError, match=r"c\.parquet is missing"):
         run.check_dataset(open_inputs(config).fingerprint())
+
+
+def test_a_run_that_met_a_bad_shard_may_go_on_without_it(folder: Path) -> None:
+    config = config_of(folder, "fail")
+    run = Run.create(config.run, config.identity(), config.settings())
+    run.check_dataset(open_inputs(config).fingerprint())
+    (folder / "rows" / "c.parquet").unlink()
+    wanted = override(config, ["data.on_bad_shard=skip"])
+    shards = open_inputs(wanted)
+    again = Run.create(wanted.run, wanted.identity(), wanted.settings())
+    again.check_dataset(shards.fingerprint())
+    kept = Run.open(config.run)
+    assert RunConfig.from_parts(run.uri, kept.identity, kept.settings) == wanted

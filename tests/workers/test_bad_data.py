@@ -279,7 +279,7 @@ def test_a_file_that_is_cut_short_or_no_parquet(
     spoil(Path(write_shard(tmp_path / "b.parquet", queries(50))))
     with pytest.raises(
         BadShardError,
-        match=r"b.parquet: expected a Parquet file, found: .+; restore the file, or take it out",
+        match=r"b.parquet: expected a Parquet file, found: .+; restore the file, or train",
     ):
         World(world_config(str(tmp_path)), 0)
 
@@ -298,7 +298,7 @@ def test_bytes_that_changed_inside_a_shard(tmp_path: Path) -> None:
     with pytest.raises(
         BadShardError,
         match=r"world 0, step 1: \S+x.parquet, row group 0: expected readable Parquet, found: .+;"
-        r" restore the file, or take it out",
+        r" restore the file, or train without it",
     ):
         world.train()
     world.close()

@@ -136,7 +136,7 @@ class ShardSet:
         except (pa.ArrowException, OSError) as error:
             raise BadShardError(
                 f"{self.where(piece)}: expected readable Parquet, found: {_first_line(error)};"
-                " restore the file, or take it out of the data set"
+                " restore the file, or train without it by data.on_bad_shard=skip"
             ) from error
 
     def drop_copy(self, shard: int) -> bool:
@@ -247,7 +247,7 @@ def _open(
     except (pa.ArrowException, OSError) as error:
         raise BadShardError(
             f"{where}: expected a Parquet file, found: {_first_line(error)};"
-            " restore the file, or take it out of the data set"
+            " restore the file, or train without it by data.on_bad_shard=skip"
         ) from error
 
 

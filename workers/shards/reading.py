@@ -141,7 +141,7 @@ class _Cursor:
                 found = self._pieces * PIECE_ROWS + have
                 raise BadShardError(
                     f"{self._shards.where(self._group)}: expected {self.rows} rows, found {found};"
-                    " restore the file, or take it out of the data set"
+                    " restore the file, or train without it by data.on_bad_shard=skip"
                 )
             self._rest.append(batch)
             have += len(batch)
