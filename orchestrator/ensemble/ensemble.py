@@ -89,7 +89,9 @@ class Ensemble:
         data = storage.read_committed(folder, CLASSES, self.artefact.commit)
         where = storage.where(f"{folder}/{CLASSES}")
         try:
-            return class_names(pq.read_table(pa.BufferReader(data)), self.classes, where)
+            # Arrow's threads may abort a process that ends soon after (apache/arrow#34314).
+            table = pq.read_table(pa.BufferReader(data), use_threads=False)
+            return class_names(table, self.classes, where)
         except (DataError, OSError, pa.ArrowException) as error:
             raise StorageError(
                 f"{where}: expected the names of classes, found: {error}; merge the run again"

@@ -270,7 +270,12 @@ def read_table(uri: str, columns: Sequence[str]) -> pa.Table:
     """
     found = find(uri)
     try:
-        tables = [pq.read_table(found.open(name), columns=list(columns)) for name in found.sizes]
+        # Arrow's threads may hang or abort a process that ends soon after they read from a Python
+        # file (apache/arrow#50482, #34314).
+        tables = [
+            pq.read_table(found.open(name), columns=list(columns), use_threads=False)
+            for name in found.sizes
+        ]
         return pa.concat_tables(tables, promote_options="default")
     except (pa.ArrowException, OSError) as error:
         raise BadShardError(
