@@ -70,12 +70,13 @@ JOBS: Mapping[str, Job] = {
         },
     ),
     # Five labels a row, some of them in a third of all rows: a yes or no for each is what P@1
-    # asks. These settings were chosen by the test rows, so the set's numbers flatter a little.
+    # asks. All but the dropout were chosen by the test rows, so the numbers flatter a little.
     "debian_depends": Job(
         settings={
             "training.epochs": 8,
             "model.loss": "bce",
             "model.activation": "relu",
+            "features.dropout": 0.2,
             "optimizer.input_rate": 0.05,
             "optimizer.rate": 0.01,
         }
