@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-accuracy bench-search bench-featurizing bench-checkpointing clean distclean
+.PHONY: help demo test chaos lint format bench-accuracy bench-search bench-featurizing bench-checkpointing clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -28,6 +28,9 @@ demo: .venv/.stamp ## Train on the documentation of the installed packages, then
 
 test: .venv/.stamp ## Run all tests
 	@.venv/bin/python -m pytest
+
+chaos: .venv/.stamp ## Inject faults for real into runs on a cluster, and write the table of them
+	@.venv/bin/python -m pytest chaos
 
 lint: .venv/.stamp ## Check style and types
 	@.venv/bin/ruff check .

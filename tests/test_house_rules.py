@@ -116,7 +116,7 @@ def test_these_need_no_ray(statement: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("path", sources(*PACKAGES, "benchmarks", "examples"), ids=name)
+@pytest.mark.parametrize("path", sources(*PACKAGES, "chaos", "benchmarks", "examples"), ids=name)
 def test_nothing_that_is_loaded_can_run_code(path: Path) -> None:
     unsafe = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
     assert not packages(path) & unsafe
@@ -147,9 +147,14 @@ def test_only_storage_writes_files(path: Path) -> None:
     assert [node.lineno for node in opened] == []
 
 
-@pytest.mark.parametrize("path", sources(*PACKAGES), ids=name)
+@pytest.mark.parametrize("path", sources(*PACKAGES, "chaos"), ids=name)
 def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < LONGEST_FILE
+
+
+def test_chaos_is_no_part_of_the_tests() -> None:
+    assert PROJECT["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
+    assert sources("chaos")
 
 
 def rank(public: str) -> tuple[int, str]:

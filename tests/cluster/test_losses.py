@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
@@ -23,70 +20,16 @@ from orchestrator.executors import AttemptFunction, Ended, Started
 from orchestrator.executors.cluster import connect
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
-from orchestrator.state import Attempt, Cause
+from orchestrator.state import Cause
+from tests.cluster.machines import MACHINES, Machines
 from tests.orchestrator.attempts import Call, attempt
 from workers.config import WorldConfig
 
 QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0, out_of_memory=2)
-PREEMPTION: int = autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION  # type: ignore[attr-defined]
-SMALL = 80 << 20
-"""Bytes of the object store."""
 GO = "go"
 """The file in a run's folder that lets the attempts end."""
-MACHINES = 3
 
 Listener = Callable[[Driver, Sequence[WorldStatus]], None]
-
-
-class Machines:
-    """A cluster of a head without GPUs and three machines with one each, or one that becomes so."""
-
-    def __init__(self) -> None:
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 1,
-                "num_gpus": 0,
-                "object_store_memory": SMALL,
-                "include_dashboard": False,
-                # A machine that is gone is noticed within seconds.
-                "_system_config": {
-                    "health_check_period_ms": 500,
-                    "health_check_initial_delay_ms": 500,
-                },
-            },
-        )
-        self.nodes: dict[str, Any] = {}
-        self.drained: list[Any] = []
-
-    def complete(self) -> None:
-        """Add machines until there are three that stay."""
-        while len(self.nodes) < MACHINES:
-            node = self.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=SMALL)
-            self.nodes[node.node_id] = node
-
-    def remove(self, node: str) -> None:
-        self.cluster.remove_node(self.nodes.pop(node), allow_graceful=False)
-
-    def drain(self, node: str, seconds: float) -> None:
-        accepted, why = GcsClient(self.cluster.address).drain_node(
-            node,
-            PREEMPTION,
-            "spot machine taken back",
-            int((time.time() + seconds) * 1000),
-        )
-        assert accepted, why
-        self.drained.append(self.nodes.pop(node))
-
-    def clear(self) -> None:
-        """Take the machines away that were drained."""
-        while self.drained:
-            self.cluster.remove_node(self.drained.pop())
-
-    def full_id(self, attempt: Attempt) -> str:
-        """Return the id of the machine that an attempt ran on."""
-        (found,) = [node for node in self.nodes if f"({node[:8]})" in str(attempt.node)]
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +38,7 @@ def machines() -> Iterator[Machines]:
     assert connect(found.cluster.address)
     yield found
     ray.shutdown()
-    shutdown: Callable[[], None] = found.cluster.shutdown
-    shutdown()
+    found.close()
 
 
 @pytest.fixture

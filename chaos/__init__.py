@@ -1,0 +1,1 @@
+"""Faults injected for real into runs on a cluster of three machines: `make chaos`."""
