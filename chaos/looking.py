@@ -81,6 +81,11 @@ class Look:
             return (self._attempt(world, name) / "log.txt").read_text()
         return ""
 
+    def newest_log(self, world: int) -> str:
+        """Return the log of a world's newest attempt; empty if there is none yet."""
+        found = self.tries(world)
+        return self.log(world, found[-1].name) if found else ""
+
     def _attempt(self, world: int, name: str) -> Path:
         return self.folder / "worlds" / f"{world:03d}" / "attempts" / name
 
