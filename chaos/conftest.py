@@ -76,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        if Path(__file__).parent not in item.path.parents:
+            continue
         marker = item.get_closest_marker("case")
         assert marker, f"{item.nodeid}: expected a mark `case`, found none"
         config.stash[_CASES][item.nodeid] = Row(case=item.name, **marker.kwargs)
@@ -86,7 +88,9 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    row = item.config.stash[_CASES][item.nodeid]
+    row = item.config.stash[_CASES].get(item.nodeid)
+    if row is None:
+        return report
     row.seconds = round(row.seconds + (report.duration if report.when == "call" else 0.0), 1)
     row.found = dict(report.user_properties)
     if report.when == "call" or report.outcome != "passed":
