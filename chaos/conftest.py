@@ -15,6 +15,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     # Seconds; a machine that is busy with something else starts slowly.
     RAY_raylet_start_wait_time_s="300",
+    RAY_worker_register_timeout_seconds="300",
 )
 
 import pytest

@@ -87,7 +87,6 @@ def test_a_run_on_a_store_that_fails_now_and_then(
     assert set(weather.counts) == set(FAULTS)
 
 
-@pytest.mark.xfail(reason="reading shards is not tried again yet", strict=False)
 @pytest.mark.case(
     fault="S3 that fails for 20 % of the requests, with the shards on it",
     wanted="retried; same bits",
