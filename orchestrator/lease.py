@@ -177,7 +177,8 @@ def owner_of(storage: Storage) -> Owner | None:
             raise
         return None
     kinds = {item.name: int if item.name in ("pid", "beat") else str for item in fields(Owner)}
-    if {name: type(value) for name, value in values.items()} != kinds:
+    fits = {name: type(value) for name, value in values.items()} == kinds
+    if not fits or values["pid"] < 1 or values["beat"] < 0:
         raise StorageError(
             f"{storage.where(RunPaths.lease)}: expected a lease, found {values};"
             " remove that file if no other driver is at work"

@@ -143,16 +143,19 @@ def _merged(
     """Return `config` with all these settings, or None where at least one does not fit."""
     if any(key not in known for key, _ in pairs):
         return None
+    # OmegaConf takes groups as members of a list, and fails on a group in the place of one.
+    if any(_holds_groups(value) for _, value in pairs):
+        return None
     nested: dict[str, Any] = {}
-    for key, value in pairs:
-        *groups, name = key.split(".")
-        node = nested
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[name] = _fitted(value, known[key])
     try:
+        for key, value in pairs:
+            *groups, name = key.split(".")
+            node = nested
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[name] = _fitted(value, known[key])
         merged = OmegaConf.merge(config, OmegaConf.create(nested))
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, OverflowError):
         return None
     assert isinstance(merged, DictConfig)
     return merged
@@ -176,6 +179,13 @@ def _flat(values: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple
             yield from _flat(inner, known)
         else:
             yield str(key), value
+
+
+def _holds_groups(value: Any) -> bool:
+    lists = isinstance(value, (list, tuple))
+    return isinstance(value, Mapping) or (
+        lists and any(isinstance(item, (Mapping, list, tuple)) for item in value)
+    )
 
 
 def _fitted(value: Any, hint: Any) -> Any:

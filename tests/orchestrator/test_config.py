@@ -196,6 +196,10 @@ def test_typo_in_a_preset_names_the_file(tmp_path: Path) -> None:
         ("runtime.threads=true", "runtime.threads: expected a whole number, found True"),
         ("model.loss=hinge", "model.loss: expected softmax or bce, found 'hinge'"),
         ("model.hidden=big", "model.hidden: expected a list such as [3, 5], found 'big'"),
+        ("model.hidden=[{}]", "model.hidden: expected a list such as [3, 5], found [{}]"),
+        ("model.hidden={a: 1}", "model.hidden: expected a list such as [3, 5], found {'a': 1}"),
+        ("model.hidden=[[3]]", "model.hidden: expected a list such as [3, 5], found [[3]]"),
+        (f"optimizer.rate={10**400}", f"optimizer.rate: expected a number, found {10**400}"),
         (
             "features.char_ngrams=[3]",
             "features.char_ngrams: expected a list of 2, such as [3, 5], found [3]",

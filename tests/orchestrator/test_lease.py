@@ -188,6 +188,14 @@ def test_an_altered_lease_is_refused(storage: Storage, time: Time, values: dict[
             pytest.fail("an altered lease was taken for whole")
 
 
+@pytest.mark.parametrize("values", [{"pid": 0}, {"pid": -1}, {"beat": -1}])
+def test_a_lease_of_no_process_is_refused(storage: Storage, values: dict[str, int]) -> None:
+    owner = {"host": "a", "boot": "", "pid": 1, "started": "", "token": "b", "since": "", "beat": 1}
+    storage.write_json(RunPaths.lease, {**owner, **values})
+    with pytest.raises(StorageError, match="expected a lease"):
+        owner_of(storage)
+
+
 def test_an_empty_lease_is_refused(storage: Storage, time: Time) -> None:
     storage.write_json(RunPaths.lease, {})
     with pytest.raises(StorageError, match="expected a lease"), lease(storage, time):
