@@ -28,7 +28,7 @@ from orchestrator.run import Run
 from orchestrator.state import WorldState
 from orchestrator.stopping import Request, request_of
 from orchestrator.views import WorldView
-from workers.errors import ConfigError, RunError
+from workers.errors import ConfigError, RunError, StorageError
 from workers.storage import Storage
 
 __all__ = [
@@ -238,11 +238,18 @@ def status(run: str) -> RunStatus:
     driver = owner_of(opened.storage)
     alive = is_alive(driver) if driver else None
     digest = served(opened.storage)
+    folder = opened.paths.ensemble(digest) if digest else None
+    if folder and not opened.storage.exists(folder):
+        raise StorageError(
+            f"{opened.storage.where(opened.paths.current)}: expected the name of an ensemble of"
+            f" this run, found {digest}, which is not there; merge it again with"
+            f" 'manyworlds merge {run}'"
+        )
     return RunStatus(
         config=_config_of(opened),
         states=tuple(opened.states()),
         views=tuple(views.of_run(opened, driven=driver is not None and alive is not False)),
-        ensemble=opened.storage.where(opened.paths.ensemble(digest)) if digest else None,
+        ensemble=opened.storage.where(folder) if folder else None,
         driver=driver,
         alive=alive,
         request=request_of(opened.storage, driver.token) if driver else None,
@@ -263,7 +270,7 @@ def merge(run: str, *, min_worlds: int | None = None) -> str:
 
 
 def _config_of(run: Run) -> RunConfig:
-    return RunConfig.from_parts(run.uri, run.identity, run.settings)
+    return RunConfig.from_parts(run.uri, run.identity, run.settings).validate()
 
 
 def _anchored(config: RunConfig) -> RunConfig:

@@ -32,6 +32,7 @@ SETTINGS = ("worlds", "runtime", "cluster", "retry", "merge")
 """What may change while a run lives."""
 TOLERANCES = ("on_bad_shard", "bad_rows_budget")
 """Settings of `data` that may change too: a shard that is lost must not lose the run."""
+MOST_WORLDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +168,8 @@ class RunConfig:
                 "run: expected a folder or URI to keep the run in, found nothing;"
                 " for example run=runs/first"
             )
-        if not 1 <= self.worlds <= 1000:
-            found.append(f"worlds: expected 1 to 1000, found {self.worlds}")
+        if not 1 <= self.worlds <= MOST_WORLDS:
+            found.append(f"worlds: expected 1 to {MOST_WORLDS}, found {self.worlds}")
         return [
             *found,
             *self.world_config().problems(),

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from orchestrator.run import Run
 from workers.errors import RunError
 
+_LARGEST = 64 << 20
+"""Bytes of a log; attempts keep a thousand lines."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
@@ -64,7 +67,8 @@ def _choices(names: Sequence[str]) -> str:
 
 
 def _log(run: Run, world: int, attempt: str, lines: int) -> Log:
-    text = run.storage.read_bytes(run.paths.log(world, attempt)).decode(errors="replace")
+    data = run.storage.read_bytes(run.paths.log(world, attempt), at_most=_LARGEST)
+    text = data.decode(errors="replace")
     kept = text.removesuffix("\n").split("\n")[-lines:]
     return Log(world=world, attempt=attempt, lines=tuple(map(_printable, kept)))
 

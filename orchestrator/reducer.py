@@ -19,7 +19,8 @@ from orchestrator.words import listed
 from workers.errors import ConfigError, RunError, StorageError
 from workers.shards import read_table
 from workers.storage import Manifest as Commit
-from workers.storage import Storage, from_json, to_json
+from workers.storage import RunPaths, Storage, from_json, to_json
+from workers.storage.formats import LARGEST_JSON
 
 BEST_COMBINER = {"softmax": "log", "bce": "log"}
 """What `merge.combiner=auto` means for each loss: what measured best (benchmarks/results)."""
@@ -75,13 +76,17 @@ def _sources(config: RunConfig, run: Run) -> list[_Source]:
     for world in range(config.worlds):
         if found := run.finished(world):
             attempt, commit = found
-            sources.append(_source(run.storage, run.paths.final(world, attempt), world, commit))
+            folder = run.paths.final(world, attempt)
+            sources.append(_source(config, run.storage, folder, world, commit))
     return sources
 
 
-def _source(storage: Storage, folder: str, world: int, commit: Commit) -> _Source:
+def _source(
+    config: RunConfig, storage: Storage, folder: str, world: int, commit: Commit
+) -> _Source:
     where = storage.where(f"{folder}/receipt.json")
-    receipt = from_json(storage.read_committed(folder, "receipt.json", commit), where)
+    data = storage.read_committed(folder, "receipt.json", commit, at_most=LARGEST_JSON)
+    receipt = from_json(data, where)
     try:
         member = Member(
             world=world,
@@ -94,6 +99,16 @@ def _source(storage: Storage, folder: str, world: int, commit: Commit) -> _Sourc
             f"{where}: expected the receipt of a world, found one in which something is missing"
             f" or altered ({error!r}); remove the attempt's folder and resume world {world}"
         ) from error
+    settings = config.world_config().digest()
+    # Receipts of older versions say nothing of the settings.
+    told = receipt.get("world"), receipt.get("identity", settings)
+    if told != (world, settings):
+        raise StorageError(
+            f"{where}: expected the receipt of world {world} and of the settings in"
+            f" {storage.where(RunPaths.identity)}, found world {told[0]!r:.20}"
+            f" and settings {told[1]!r:.18}…; restore what was altered, or remove the attempt's"
+            f" folder and resume world {world}"
+        )
     return _Source(folder, member)
 
 

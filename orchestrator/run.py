@@ -8,22 +8,26 @@ anybody who can read the storage can read it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
+from orchestrator.config import MOST_WORLDS
 from orchestrator.state import WorldState
+from workers.config import identity_digest
 from workers.errors import DataError, RunError, SchemaError, StorageError, StorageUnreachable
 from workers.shards import merge_content
 from workers.storage import COMMIT, Manifest, RunPaths, Storage, from_json
+from workers.storage.formats import check_content, content_sha256
 
 SCHEMA = 1
 """Of identity, settings, dataset fingerprint and the states of worlds."""
 _CONTENT = "content.json"
 """What an attempt read, beside its weights."""
+_LARGEST_YAML = 1 << 20
+"""Bytes; a megabyte takes seconds to parse."""
 
 
 class Run:
@@ -87,13 +91,20 @@ class Run:
     @property
     def digest(self) -> str:
         """The identity's sha256, over canonical JSON."""
-        text = json.dumps(_plain(self.identity), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return identity_digest(_plain(self.identity))
 
     @property
     def worlds(self) -> int:
-        """Number of worlds R."""
-        return int(self.settings["worlds"])
+        """Number of worlds R.
+
+        Raises:
+            StorageError: the settings name none.
+        """
+        worlds = self.settings.get("worlds")
+        if type(worlds) is not int or not 1 <= worlds <= MOST_WORLDS:
+            where = self.storage.where(self.paths.settings)
+            raise _altered(where, f"worlds = {worlds!r:.40}")
+        return worlds
 
     def change_settings(self, settings: Mapping[str, Any]) -> None:
         """Write a new version of the settings, if they differ from the newest."""
@@ -224,14 +235,23 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_yaml(values: Mapping[str, Any]) -> bytes:
-    text: str = yaml.safe_dump({"schema": SCHEMA, **values}, sort_keys=False, allow_unicode=True)
+    whole = {"schema": SCHEMA, "sha256": content_sha256(values), **values}
+    text: str = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
     return text.encode()
+
+
+class _Loader(yaml.SafeLoader):
+    # Without aliases: a kilobyte of them may stand for more values than fit into memory.
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _read_yaml(storage: Storage, path: str) -> dict[str, Any]:
     where = storage.where(path)
     try:
-        values = yaml.safe_load(storage.read_bytes(path))
+        values = _Loader(storage.read_bytes(path, at_most=_LARGEST_YAML)).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _altered(where, f"no YAML ({error})") from error
     if not isinstance(values, dict):
@@ -242,6 +262,7 @@ def _read_yaml(storage: Storage, path: str) -> dict[str, Any]:
             f"{where}: expected schema {SCHEMA}, found {found}; another version of manyworlds"
             " wrote it: use that version, or begin another run with run=..."
         )
+    check_content(values, where)
     return values
 
 

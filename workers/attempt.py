@@ -163,6 +163,7 @@ class Attempt:
         receipt = {
             "world": self._world,
             "attempt": self._attempt,
+            "identity": self._config.digest(),
             "steps": world.step,
             "seconds": round(seconds, 3),
             "resumed_from": resumed.folder if resumed else None,

@@ -8,6 +8,9 @@ the problems of all groups together.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -273,6 +276,10 @@ class WorldConfig:
             raise ConfigError("\n".join(found))
         return self
 
+    def digest(self) -> str:
+        """Return the sha256 of what the weights depend on: all but `runtime`."""
+        return identity_digest({k: v for k, v in self.to_dict().items() if k != "runtime"})
+
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts of plain values, tuples as lists: ready for JSON and YAML."""
         return {
@@ -281,6 +288,12 @@ class WorldConfig:
             else value
             for key, value in asdict(self).items()
         }
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """Return the sha256 of a run's identity, plain values, over canonical JSON."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

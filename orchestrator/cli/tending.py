@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from orchestrator import api, display
 from orchestrator.cli import reports
 from orchestrator.cli.arguments import RUN, Arguments
 from orchestrator.cli.output import draw, following, show
-from workers.storage import to_json
 
 
 def status(arguments: Arguments) -> int:
     """Show who drives a run, its worlds, and with --attempts every attempt, from storage."""
     found = api.status(arguments.only(RUN))
     if arguments.json:
-        show([to_json(reports.status(found)).decode().rstrip()])
+        show([json.dumps({"schema": 1, **reports.status(found)}, indent=1)])
         return 0
     show([*reports.driving(found), ""])
     every = [reports.attempts(found.states)] if arguments.attempts else []

@@ -15,6 +15,7 @@ weights give the same folder, in whatever run they were trained.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,11 +25,14 @@ from orchestrator.ensemble.combiners import COMBINERS
 from workers.config import RuntimeConfig, WorldConfig
 from workers.errors import StorageError
 from workers.storage import Manifest as Commit
-from workers.storage import RunPaths, Storage, from_json, to_json
+from workers.storage import RunPaths, Storage, from_json
+from workers.storage.formats import LARGEST_JSON
 
 SCHEMA = 1
 MANIFEST, CLASSES, README = "manifest.json", "classes.parquet", "README.md"
 _DIGEST = re.compile(r"[0-9a-f]{16}")
+_LINE = 1000
+"""Bytes; more cannot be a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +107,17 @@ class Manifest:
             StorageError: if something in it is missing or of another type.
         """
         try:
-            return Manifest(
+            manifest = Manifest(
                 config=_config(values["config"], where),
                 combiner=values["combiner"],
                 worlds_of_run=values["worlds_of_run"],
                 members=tuple(Member(**member) for member in values["members"]),
                 has_names=values["has_names"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if manifest.to_dict() != {**values, "config": manifest.config.to_dict()}:
+                raise ValueError(f"classes, buckets or keys that do not fit: {[*values]}")
+            return manifest
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise StorageError(
                 f"{where}: expected the manifest of an ensemble, found one in which something is"
                 f" missing or altered ({error!r}); merge the run again"
@@ -119,17 +126,20 @@ class Manifest:
     @property
     def digest(self) -> str:
         """The name of the ensemble: 16 hexadecimal digits of the manifest's sha256."""
-        return hashlib.sha256(to_json(self.to_dict(), schema=SCHEMA)).hexdigest()[:16]
+        text = json.dumps({"schema": SCHEMA, **self.to_dict()}, indent=1, allow_nan=False)
+        return hashlib.sha256(text.encode() + b"\n").hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """An ensemble's folder, opened: sizes checked, weights not yet read."""
+    """An ensemble's folder, opened: sizes checked, weights not yet read unless `verified`."""
 
     storage: Storage
     folder: str
     manifest: Manifest
     commit: Commit
+    verified: bool = False
+    """Whether every file was read to its end and its sha256 checked."""
 
     @property
     def uri(self) -> str:
@@ -152,10 +162,11 @@ def open_artefact(uri: str, *, verify: str = "size") -> Artefact:
     storage, folder = _locate(uri)
     commit = storage.verify(folder) if verify == "full" else storage.manifest(folder)
     where = storage.where(f"{folder}/{MANIFEST}")
-    data = storage.read_committed(folder, MANIFEST, commit)
+    data = storage.read_committed(folder, MANIFEST, commit, at_most=LARGEST_JSON)
     manifest = Manifest.from_dict(from_json(data, where, schema=SCHEMA), where)
     _check_files(manifest, commit, where)
-    return Artefact(storage, folder, manifest, commit)
+    _check_digest(manifest, folder.rpartition("/")[2], where)
+    return Artefact(storage, folder, manifest, commit, verified=verify == "full")
 
 
 def served(run: Storage) -> str | None:
@@ -191,6 +202,15 @@ def _check_files(manifest: Manifest, commit: Commit, where: str) -> None:
             )
 
 
+def _check_digest(manifest: Manifest, name: str, where: str) -> None:
+    """Check the manifest against the digest in its folder's name, unless that was renamed."""
+    if _DIGEST.fullmatch(name) and name != manifest.digest:
+        raise StorageError(
+            f"{where}: expected the manifest whose digest the folder is named by, found that of"
+            f" {manifest.digest}: the file was altered; merge the run again"
+        )
+
+
 def _locate(uri: str) -> tuple[Storage, str]:
     """Return a storage and the ensemble's folder in it."""
     given = Storage(uri)
@@ -212,7 +232,7 @@ def _locate(uri: str) -> tuple[Storage, str]:
 
 
 def _current(run: Storage) -> str:
-    digest = run.read_bytes(RunPaths.current).decode(errors="replace").strip()
+    digest = run.read_bytes(RunPaths.current, at_most=_LINE).decode(errors="replace").strip()
     if not _DIGEST.fullmatch(digest):
         raise StorageError(
             f"{run.where(RunPaths.current)}: expected the name of an ensemble, 16 hexadecimal"

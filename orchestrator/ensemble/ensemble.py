@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from orchestrator.ensemble.artefact import CLASSES, Artefact, Member, open_artefact
 from orchestrator.ensemble.combiners import Combiner, combiner
@@ -59,6 +62,9 @@ class Ensemble:
         self.pool = Pool(threads)
         self._device = choose_device(device)
         self._classifiers = [self._open(member) for member in self.manifest.members]
+        if artefact.verified:
+            # Read now, not with the first answer.
+            _ = self.names
 
     @staticmethod
     def load(uri: str, *, verify: str = "size", threads: int = 0, device: str = "auto") -> Ensemble:
@@ -213,9 +219,20 @@ class Ensemble:
                 f"{path}: expected weights of float32, found {', '.join(sorted(other))};"
                 " merge the run again"
             )
+        if self.artefact.verified:
+            _check_finite(parameters, path)
         config = self.config
         featurizer = Featurizer(config.data, config.features, config.seed, member.world)
         return featurizer, BucketClassifier(config, parameters, device=self._device, pool=self.pool)
+
+
+def _check_finite(parameters: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in parameters.items():
+        # A sum needs no second tensor; a finite one can have no other parts.
+        if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise StorageError(
+                f"{path}: expected finite weights, found others in {name}; merge the run again"
+            )
 
 
 def _texts(queries: Sequence[str]) -> pa.Array:

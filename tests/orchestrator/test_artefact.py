@@ -28,7 +28,7 @@ from tests.orchestrator.builders import (
     write,
 )
 from workers.errors import SchemaError, StorageError
-from workers.storage import to_json
+from workers.storage import from_json, to_json
 
 Values = dict[str, Any]
 
@@ -59,6 +59,7 @@ def merged(run: Path) -> Path:
 def manifest_of(ensemble: Path) -> Values:
     values: Values = json.loads((ensemble / "manifest.json").read_text())
     assert values.pop("schema") == 1
+    assert values.pop("sha256")
     return values
 
 
@@ -236,9 +237,9 @@ def test_another_schema_is_refused(run: Path, ensemble: Path, name: str, number:
 @pytest.mark.parametrize("name", ["../manifest.json", "/etc/passwd", "a/../../b", ""])
 def test_a_commit_cannot_name_files_elsewhere(run: Path, ensemble: Path, name: str) -> None:
     commit = ensemble / "COMMIT"
-    values = json.loads(commit.read_text())
+    values = from_json(commit.read_bytes(), "commit")
     values["files"][name] = values["files"]["README.md"]
-    commit.write_text(json.dumps(values))
+    commit.write_bytes(to_json(values))
     with pytest.raises(StorageError, match="expected the name of a file inside the folder"):
         open_artefact(str(run), verify="full")
 
@@ -324,27 +325,50 @@ def test_weights_must_be_those_that_the_manifest_names(
         open_artefact(str(run))
 
 
-def test_weights_of_other_shapes_are_refused(run: Path, ensemble: Path) -> None:
+@pytest.fixture
+def renamed(ensemble: Path) -> Path:
+    """Return the folder of the ensemble under another name: no digest vouches for it."""
+    return ensemble.rename(ensemble.parent / "renamed")
+
+
+def test_the_name_of_the_folder_vouches_for_all_in_it(run: Path, ensemble: Path) -> None:
     tensors = load_file(ensemble / "world-001.safetensors")
+    replace_weights(ensemble, 1, save({name: t + 1 for name, t in tensors.items()}))
+    for uri in (run, ensemble):
+        with pytest.raises(StorageError, match=r"manifest\.json: expected the manifest whose"):
+            open_artefact(str(uri))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(renamed: Path, number: float) -> None:
+    tensors = load_file(renamed / "world-001.safetensors")
+    tensors["input.bias"][2] = number
+    replace_weights(renamed, 1, save(tensors))
+    with pytest.raises(StorageError, match=r"world-001\..*: expected finite .* in input\.bias"):
+        Ensemble.load(str(renamed), verify="full")
+
+
+def test_weights_of_other_shapes_are_refused(renamed: Path) -> None:
+    tensors = load_file(renamed / "world-001.safetensors")
     wider = {**tensors, "input.bias": torch.zeros(9)}
-    replace_weights(ensemble, 1, save(wider))
+    replace_weights(renamed, 1, save(wider))
     with pytest.raises(StorageError, match=r"input\.bias \[9\].* belong to another network"):
-        Ensemble.load(str(run))
+        Ensemble.load(str(renamed))
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.int32])
-def test_weights_of_other_types_are_refused(run: Path, ensemble: Path, kind: torch.dtype) -> None:
-    tensors = load_file(ensemble / "world-001.safetensors")
-    replace_weights(ensemble, 1, save({name: t.to(kind) for name, t in tensors.items()}))
+def test_weights_of_other_types_are_refused(renamed: Path, kind: torch.dtype) -> None:
+    tensors = load_file(renamed / "world-001.safetensors")
+    replace_weights(renamed, 1, save({name: t.to(kind) for name, t in tensors.items()}))
     with pytest.raises(StorageError, match=f"expected weights of float32, found {kind}"):
-        Ensemble.load(str(run))
+        Ensemble.load(str(renamed))
 
 
 @pytest.mark.parametrize("data", [b"", b"no tensors", b"\xff" * 64])
-def test_weights_that_are_none_are_refused(run: Path, ensemble: Path, data: bytes) -> None:
-    replace_weights(ensemble, 1, data)
+def test_weights_that_are_none_are_refused(renamed: Path, data: bytes) -> None:
+    replace_weights(renamed, 1, data)
     with pytest.raises(StorageError, match=r"world-001\.safetensors: expected a safetensors file"):
-        Ensemble.load(str(run))
+        Ensemble.load(str(renamed))
 
 
 def leaves(values: Any, prefix: str = "") -> Iterator[str]:

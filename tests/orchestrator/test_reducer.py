@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -224,18 +226,31 @@ def test_equal_weights_have_one_digest_whoever_made_them(source: Path, tmp_path:
     assert one == two
 
 
-def test_the_digest_follows_weights_config_and_combiner(source: Path, run: Path) -> None:
+def test_the_digest_follows_weights_and_combiner(source: Path, run: Path) -> None:
     digests = [digest(api.merge(str(run)))]
     assert digests == [current(source)]
     api.resume(str(run), overrides=["merge.combiner=min"])
     digests.append(current(run))
     rewritten(run, 1, 1.0)
     digests.append(digest(api.merge(str(run))))
-    identity = run / "identity.yaml"
-    identity.write_text(identity.read_text().replace("seed: 0", "seed: 1"))
-    digests.append(digest(api.merge(str(run))))
-    assert len(set(digests)) == 4
+    assert len(set(digests)) == 3
     assert Ensemble.load(str(run)).manifest.combiner == "min"
+
+
+def test_weights_are_merged_under_the_settings_that_they_were_trained_with(run: Path) -> None:
+    identity = run / "identity.yaml"
+    text = identity.read_text().replace("seed: 0", "seed: 1")
+    identity.write_text(re.sub("sha256: .*\n", "", text))
+    with pytest.raises(StorageError, match=r"expected the receipt of world 0 and of the settings"):
+        api.merge(str(run))
+
+
+def test_the_weights_of_another_world_are_not_merged(run: Path) -> None:
+    one, other = final(run, 1), final(run, 2)
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    with pytest.raises(StorageError, match=r"expected the receipt of world 1 .* found world 2"):
+        api.merge(str(run))
 
 
 def test_names_travel_with_the_ensemble(tmp_path: Path) -> None:

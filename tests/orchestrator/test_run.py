@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.config import RunConfig
 from orchestrator.run import Run
 from orchestrator.state import Attempt, WorldState
+from workers.config import RuntimeConfig
 from workers.errors import DataError, RunError, SchemaError, StorageError
 
 IDENTITY = {"data": {"train": "rows", "text": ["query"]}, "model": {"hidden": [256]}, "seed": 1}
@@ -125,6 +127,45 @@ def test_an_altered_file_is_refused(run: Run, path: str, text: bytes) -> None:
     run.storage.write_bytes(path, text)
     with pytest.raises(StorageError, match=rf"{path}: expected a file of a run, found"):
         Run.open(run.uri)
+
+
+@pytest.mark.parametrize("path", ["identity.yaml", "settings/0001.yaml"])
+def test_a_file_in_which_a_value_was_altered_is_refused(run: Run, path: str) -> None:
+    text = run.storage.read_bytes(path)
+    altered = text.replace(b"seed: 1", b"seed: 3").replace(b"worlds: 4", b"worlds: 5")
+    assert altered != text
+    run.storage.write_bytes(path, altered)
+    with pytest.raises(StorageError, match=rf"{path}: expected content with sha256"):
+        Run.open(run.uri)
+
+
+def test_a_file_with_aliases_is_refused(run: Run) -> None:
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    text = "\n".join(["schema: 1", "a0: &a0 [x, x, x]", *levels])
+    run.storage.write_bytes("identity.yaml", text.encode())
+    with pytest.raises(StorageError, match=r"identity\.yaml: expected .* found no YAML"):
+        Run.open(run.uri)
+
+
+def test_a_file_that_is_too_large_is_refused(run: Run) -> None:
+    run.storage.write_bytes("settings/0002.yaml", b"#" * ((1 << 20) + 1))
+    with pytest.raises(StorageError, match=r"0002\.yaml: expected at most 1,048,576 bytes"):
+        Run.open(run.uri)
+
+
+@pytest.mark.parametrize("worlds", [None, "4", 0, -1, 1001, 2.0, True])
+def test_a_run_has_a_number_of_worlds(uri: str, worlds: Any) -> None:
+    run = Run.create(uri, IDENTITY, {"worlds": worlds})
+    with pytest.raises(StorageError, match="expected a file of a run, found worlds = "):
+        run.states()
+
+
+def test_the_digest_is_that_of_its_worlds(uri: str) -> None:
+    config = RunConfig(seed=7)
+    run = Run.create(uri, config.identity(), config.settings())
+    assert run.digest == config.world_config().digest()
+    runtime = replace(config.world_config(), runtime=RuntimeConfig(threads=3))
+    assert runtime.digest() == run.digest
 
 
 def test_the_same_training_data_are_accepted(run: Run) -> None:

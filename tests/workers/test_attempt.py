@@ -90,6 +90,7 @@ def test_an_attempt_hands_in_weights_and_receipt(tmp_path: Path, config: WorldCo
     assert set(receipt) == {
         "world",
         "attempt",
+        "identity",
         "steps",
         "seconds",
         "resumed_from",
@@ -126,7 +127,7 @@ def test_an_attempt_leaves_progress_and_metrics(tmp_path: Path, config: WorldCon
     ]
     assert lines == seen
     assert [line["step"] for line in lines] == sorted({*range(5, STEPS, 5), 33, STEPS})
-    assert json.loads((folder / "progress.json").read_text()) == {"schema": 1, **seen[-1]}
+    assert Storage(str(folder)).read_json("progress.json") == seen[-1]
 
 
 @pytest.mark.parametrize(("step", "committed"), [(10, 0), (15, 10), (25, 20), (STEPS, 60)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,8 @@ def test_a_commit_of_another_schema_is_refused_loudly(storage: Storage) -> None:
 
 @given(
     st.dictionaries(
-        st.text().filter(lambda key: key != "schema"), st.integers() | st.text() | st.none()
+        st.text().filter(lambda key: key not in ("schema", "sha256")),
+        st.integers() | st.text() | st.none(),
     )
 )
 def test_json_comes_back(values: dict[str, Any]) -> None:
@@ -214,6 +216,32 @@ def test_json_comes_back(values: dict[str, Any]) -> None:
 def test_corrupt_json_is_refused(data: bytes) -> None:
     with pytest.raises(StorageError, match=r"^here: expected JSON, found a file that is cut short"):
         from_json(data, "here")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_json_holds_finite_numbers(number: str) -> None:
+    with pytest.raises(StorageError, match="here: expected"):
+        from_json(b'{"schema": 1, "a": %s}' % number.encode(), "here")
+
+
+def test_json_vouches_for_itself() -> None:
+    data = to_json({"step": 12, "cause": "error"})
+    for old, new in ((b"12", b"13"), (b"error", b"errov"), (b'"step"', b'"stop"')):
+        with pytest.raises(StorageError, match="here: expected content with sha256"):
+            from_json(data.replace(old, new), "here")
+    without = re.sub(rb'.*"sha256".*\n', b"", data)
+    assert without != data
+    assert from_json(without, "here") == {"step": 12, "cause": "error"}
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with (tmp_path / "state.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StorageError, match=r"state\.json: expected at most 67,108,864 bytes"):
+        storage.read_json("state.json")
+    with pytest.raises(StorageError, match="expected at most 10 bytes, found more"):
+        storage.read_bytes("state.json", at_most=10)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"1", b"null", b'"text"'])

@@ -19,6 +19,7 @@ from workers.storage.filesystems import open_place
 from workers.storage.formats import (
     COMMIT,
     COMMIT_SCHEMA,
+    LARGEST_JSON,
     FileEntry,
     Manifest,
     check_name,
@@ -74,9 +75,14 @@ class Storage:
         with self._explained(path):
             return sorted(self._files.names(self._full(path)))
 
-    def read_bytes(self, path: str) -> bytes:
-        """Return a file's bytes; `StorageError` if there is none."""
-        return b"".join(self._chunks(path))
+    def read_bytes(self, path: str, *, at_most: int | None = None) -> bytes:
+        """Return a file's bytes; `StorageError` if there is none, or there are too many."""
+        read = bytearray()
+        for chunk in self._chunks(path):
+            read += chunk
+            if at_most is not None and len(read) > at_most:
+                raise altered(self.where(path), f"at most {at_most:,} bytes", "more")
+        return bytes(read)
 
     def write_bytes(self, path: str, data: bytes) -> FileEntry:
         """Write a file, in the place of an older one if there is one."""
@@ -86,7 +92,8 @@ class Storage:
 
     def read_json(self, path: str, *, schema: int = 1) -> dict[str, Any]:
         """Return what `write_json` wrote; `StorageError` and `SchemaError` as `from_json`."""
-        return from_json(self.read_bytes(path), self.where(path), schema=schema)
+        data = self.read_bytes(path, at_most=LARGEST_JSON)
+        return from_json(data, self.where(path), schema=schema)
 
     def write_json(self, path: str, values: Mapping[str, Any], *, schema: int = 1) -> None:
         """Write plain values with their schema number."""
@@ -186,16 +193,24 @@ class Storage:
         except StorageError:
             return None
 
-    def read_committed(self, folder: str, name: str, manifest: Manifest | None = None) -> bytes:
+    def read_committed(
+        self,
+        folder: str,
+        name: str,
+        manifest: Manifest | None = None,
+        *,
+        at_most: int | None = None,
+    ) -> bytes:
         """Return a committed file's bytes, checked against their sha256.
 
         Args:
             folder: the committed folder.
             name: of a file that its `COMMIT` lists.
             manifest: what `manifest(folder)` returned; None: read it.
+            at_most: how many bytes it may have; None: any number.
         """
         entry = self._listed(folder, name, manifest or self.manifest(folder))
-        data = self.read_bytes(f"{folder}/{name}")
+        data = self.read_bytes(f"{folder}/{name}", at_most=at_most)
         self._check(f"{folder}/{name}", entry, measure([data]))
         return data
 

@@ -14,6 +14,8 @@ from workers.errors import SchemaError, StorageError
 COMMIT = "COMMIT"
 """The file that makes a folder count; written last."""
 COMMIT_SCHEMA = 1
+LARGEST_JSON = 64 << 20
+"""Bytes of the largest JSON file that is read: parsed, it takes many times as much memory."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -34,9 +36,25 @@ class Manifest:
 
 
 def to_json(values: Mapping[str, Any], *, schema: int = 1) -> bytes:
-    """Return `values`, which have no key "schema", as JSON with their schema number."""
-    assert "schema" not in values, "the key is taken by the schema number"
-    return json.dumps({"schema": schema, **values}, indent=1, allow_nan=False).encode() + b"\n"
+    """Return `values` as JSON with their schema number and `content_sha256`.
+
+    The keys "schema" and "sha256" are taken by these.
+    """
+    assert not {"schema", "sha256"} & values.keys(), "these keys are taken"
+    whole = {"schema": schema, "sha256": content_sha256(values), **values}
+    return json.dumps(whole, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def content_sha256(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of plain values, written as compact JSON in the order of their keys.
+
+    It tells a file that nothing else vouches for from one in which a bit was flipped.
+
+    Raises:
+        TypeError, ValueError, RecursionError: they are no plain, finite values.
+    """
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def from_json(data: bytes, where: str, *, schema: int = 1) -> dict[str, Any]:
@@ -48,11 +66,11 @@ def from_json(data: bytes, where: str, *, schema: int = 1) -> dict[str, Any]:
         schema: the number that the caller understands.
 
     Raises:
-        StorageError: it is no JSON object.
+        StorageError: it is no JSON object, or not the one whose `content_sha256` it holds.
         SchemaError: its schema number is another.
     """
     try:
-        values = json.loads(data)
+        values = json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise StorageError(
             f"{where}: expected JSON, found a file that is cut short or altered ({error});"
@@ -69,7 +87,23 @@ def from_json(data: bytes, where: str, *, schema: int = 1) -> dict[str, Any]:
             f"{where}: expected schema {schema}, found {found}; another version of manyworlds"
             " wrote it: use that version, or start anew in another folder"
         )
+    check_content(values, where)
     return values
+
+
+def check_content(values: dict[str, Any], where: str) -> None:
+    """Take the `content_sha256` out of the values of a file, if it holds one, and check it.
+
+    Raises:
+        StorageError: the values are others.
+    """
+    wanted = values.pop("sha256", None)
+    try:
+        found = content_sha256(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _altered(where, "plain, finite values", str(error)) from error
+    if wanted is not None and wanted != found:
+        raise _altered(where, f"content with sha256 {wanted!r:.18}…", f"{found[:16]}…")
 
 
 def check_name(path: str, where: str) -> None:
@@ -120,6 +154,17 @@ def _read_entry(item: Any, where: str) -> FileEntry:
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise _not_a_commit(where, f"sha256 = {sha256!r}")
     return FileEntry(size, sha256)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _altered(where: str, expected: str, found: str) -> StorageError:
+    return StorageError(
+        f"{where}: expected {expected}, found {found}; the file was altered:"
+        " restore it, or remove what it belongs to"
+    )
 
 
 def _not_a_commit(where: str, found: str) -> StorageError:
