@@ -46,9 +46,10 @@ class Member:
     model_sha256: str
 
     def __post_init__(self) -> None:
-        numbers = type(self.world) is int and type(self.steps) is int and self.world >= 0
-        measured = self.bucket_accuracy is None or type(self.bucket_accuracy) in (int, float)
-        if not (numbers and measured and isinstance(self.model_sha256, str)):
+        counts = all(type(count) is int and count >= 0 for count in (self.world, self.steps))
+        share = self.bucket_accuracy
+        measured = share is None or (type(share) in (int, float) and 0 <= share <= 1)
+        if not (counts and measured and isinstance(self.model_sha256, str)):
             raise ValueError(f"a world: {self}")
 
     @property
