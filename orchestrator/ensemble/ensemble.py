@@ -228,8 +228,8 @@ class Ensemble:
 
 def _check_finite(parameters: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in parameters.items():
-        # A sum needs no second tensor; a finite one can have no other parts.
-        if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+        # Not a number is both the least and the greatest.
+        if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
             raise StorageError(
                 f"{path}: expected finite weights, found others in {name}; merge the run again"
             )
