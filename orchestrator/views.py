@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from orchestrator.run import Run
 from orchestrator.state import WorldState
 from workers.errors import StorageError
 
+_LARGEST = 1e300
 _NUMBERS = ("step", "steps", "rows_per_second", "loss", "bucket_accuracy", "left_out_rows")
 
 
@@ -86,7 +86,7 @@ def _progress(run: Run, world: int, attempt: str) -> dict[str, Any]:
     values = run.progress(world, attempt)
     for name in _NUMBERS:
         value = values.get(name)
-        if not (value is None or (type(value) in (int, float) and math.isfinite(value))):
+        if not (value is None or (type(value) in (int, float) and abs(value) <= _LARGEST)):
             where = run.storage.where(run.paths.progress(world, attempt))
             raise StorageError(
                 f"{where}: expected a number as {name}, found {value!r}; the file was altered:"

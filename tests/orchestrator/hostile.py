@@ -12,7 +12,8 @@ another number of steps. Such cases are `plausible`: any answer will do, but the
 or an error in words. All others must give an error in words, or the answer of the run that
 nobody touched.
 
-Texts for people, logs and metrics, carry no hash. README.md and metrics are never read back.
+What is for people alone, logs and progress, is shown as it is: logs carry no hash, and progress
+does not say whose it is. README.md and metrics are never read back.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ Where = tuple[Any, ...]
 FAR = 1 << 40
 """Bytes of the file that is too large; it has none of them on the disk."""
 
-_OPTIONAL = {"bucket_accuracy", "loss", "ended_at", "cause", "node", "resumed_from", "trouble"}
+_OPTIONAL = set(
+    "bucket_accuracy loss ended_at cause node resumed_from trouble validation class_names indices"
+    " values dense cache_folder max_parallel preemption min_worlds".split()
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,8 +180,7 @@ def doors(path: str) -> list[str]:
 
 def _may_differ(case: Case, door: str) -> bool:
     """Return whether a door may give another answer: nothing vouches for what it shows."""
-    if (door, case.path.rpartition("/")[2]) in {("logs", "log.txt"), ("status", "stop.json")}:
-        # A request that cannot be read asks for nothing.
+    if (door, case.path.rpartition("/")[2]) in TOLD:
         return True
     # The name of an ensemble's folder vouches for its manifest, and that for the weights;
     # the receipts vouch for the identity.
@@ -302,6 +301,8 @@ DOORS: dict[str, Callable[[Subject], Any]] = {
     "alone": _alone,
     "evaluate": _evaluate,
 }
+TOLD = {("logs", "log.txt"), ("status", "progress.json"), ("status", "stop.json")}
+"""What is for people alone, and a request that asks for nothing if it cannot be read."""
 VOUCHED: dict[str, tuple[str, ...]] = {
     "predict": ("manifest.json", ".safetensors"),
     "evaluate": ("manifest.json", ".safetensors"),

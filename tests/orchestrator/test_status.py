@@ -156,7 +156,7 @@ def test_plain_lines_tell_trouble_at_once() -> None:
     assert ["full" in line for line in written] == [False, True, False]
 
 
-@pytest.mark.parametrize("loss", ["low", [1], True])
+@pytest.mark.parametrize("loss", ["low", [1], True, 10**400])
 def test_altered_progress_is_told(run: Run, loss: Any) -> None:
     path = Path(run.uri, run.paths.progress(2, "01-dd"))
     path.write_text(json.dumps({"schema": 1, **PROGRESS, "loss": loss}))
