@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from orchestrator import presets, schema
 from workers.config import (
+    TOLERANCES,
     DataConfig,
     FeaturesConfig,
     ModelConfig,
@@ -29,9 +30,7 @@ from workers.errors import ConfigError
 IDENTITY = ("data", "partition", "features", "model", "optimizer", "training", "seed")
 """What makes a run this run: other values here mean another run."""
 SETTINGS = ("worlds", "runtime", "cluster", "retry", "merge")
-"""What may change while a run lives."""
-TOLERANCES = ("on_bad_shard", "bad_rows_budget")
-"""Settings of `data` that may change too: a shard that is lost must not lose the run."""
+"""What may change while a run lives, with the tolerances of `data`."""
 MOST_WORLDS = 1000
 
 

@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 from workers.errors import ConfigError
 
+TOLERANCES = ("on_bad_shard", "bad_rows_budget")
+"""Settings of `data` that may change while a run lives: a lost shard must not lose the run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -277,8 +280,12 @@ class WorldConfig:
         return self
 
     def digest(self) -> str:
-        """Return the sha256 of what the weights depend on: all but `runtime`."""
-        return identity_digest({k: v for k, v in self.to_dict().items() if k != "runtime"})
+        """Return the sha256 of what the weights depend on: all but `runtime` and tolerances."""
+        identity = self.to_dict()
+        del identity["runtime"]
+        for name in TOLERANCES:
+            del identity["data"][name]
+        return identity_digest(identity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts of plain values, tuples as lists: ready for JSON and YAML."""

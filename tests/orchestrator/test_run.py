@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, override
 from orchestrator.run import Run
 from orchestrator.state import Attempt, WorldState
 from workers.config import RuntimeConfig
@@ -166,6 +166,10 @@ def test_the_digest_is_that_of_its_worlds(uri: str) -> None:
     assert run.digest == config.world_config().digest()
     runtime = replace(config.world_config(), runtime=RuntimeConfig(threads=3))
     assert runtime.digest() == run.digest
+    lenient = override(config, ["run=x", "data.train=x", "data.classes=5000", "data.text=[query]"])
+    strict = lenient.world_config().digest()
+    skipping = override(lenient, ["data.on_bad_shard=skip", "data.bad_rows_budget=0.2"])
+    assert skipping.world_config().digest() == strict != run.digest
 
 
 def test_the_same_training_data_are_accepted(run: Run) -> None:
