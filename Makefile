@@ -17,7 +17,8 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format bench-accuracy bench-search bench-featurizing bench-checkpointing clean distclean
+.PHONY: help demo test chaos soak lint format clean distclean
+.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -31,6 +32,9 @@ test: .venv/.stamp ## Run all tests
 
 chaos: .venv/.stamp ## Inject faults for real into runs on a cluster, and write the table of them
 	@.venv/bin/python -m pytest chaos
+
+soak: .venv/.stamp ## Kill a process of 32 worlds every few seconds until all are done
+	@.venv/bin/python -m chaos.soak
 
 lint: .venv/.stamp ## Check style and types
 	@.venv/bin/ruff check .
