@@ -183,6 +183,8 @@ class World:
             StorageError: if they are those of another network, or no state at all.
         """
         trained = _trained(state)
+        if trained.position.epoch >= self.config.training.epochs or trained.step > self.steps:
+            raise _not_a_state(f"step {trained.step} of {self.steps}, {trained.position}")
         self._classifier.restore(parameters, optimizer)
         try:
             self._data.restore(state["data"])
