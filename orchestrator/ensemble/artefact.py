@@ -46,7 +46,7 @@ class Member:
     model_sha256: str
 
     def __post_init__(self) -> None:
-        counts = all(type(count) is int and count >= 0 for count in (self.world, self.steps))
+        counts = all(type(n) is int and 0 <= n < 2**63 for n in (self.world, self.steps))
         share = self.bucket_accuracy
         measured = share is None or (type(share) in (int, float) and 0 <= share <= 1)
         if not (counts and measured and isinstance(self.model_sha256, str)):

@@ -313,7 +313,7 @@ def _same_kind(where: tuple[Any, ...], old: Any, new: Any) -> bool:
 
 def _turns_into(old: Any, new: Any) -> bool:
     """Return whether a typed setting takes a word or number in the place of another."""
-    if isinstance(old, str):
+    if isinstance(old, (str, list)):
         return isinstance(new, (str, int, float))
     return isinstance(old, (int, float)) and (isinstance(new, str | bool) or _is_count(new))
 
