@@ -93,6 +93,15 @@ class TrainingData:
             self._open(state["fingerprint"])
         self.content.restore(state["content"])
 
+    def has(self, position: Position) -> bool:
+        """Return whether some epoch has a block with that many rows at a position."""
+        rows, size = self._shards.rows, self._config.data.block_rows
+        return (
+            position.epoch < self._config.training.epochs
+            and position.block * size < rows
+            and position.row <= min(size, rows - position.block * size)
+        )
+
     def where(self, pieces: tuple[Slice, ...]) -> str:
         """Return the words that name the row groups of some slices."""
         return " and ".join(dict.fromkeys(self._shards.where(piece) for piece in pieces))

@@ -183,13 +183,13 @@ class World:
             StorageError: if they are those of another network, or no state at all.
         """
         trained = _trained(state)
-        if trained.position.epoch >= self.config.training.epochs or trained.step > self.steps:
-            raise _not_a_state(f"step {trained.step} of {self.steps}, {trained.position}")
-        self._classifier.restore(parameters, optimizer)
         try:
             self._data.restore(state["data"])
         except (KeyError, TypeError) as error:
             raise _not_a_state(repr(error)) from error
+        if trained.step > self.steps or not self._data.has(trained.position):
+            raise _not_a_state(f"step {trained.step} of {self.steps} at {trained.position}")
+        self._classifier.restore(parameters, optimizer)
         trained.computed_on = tuple(dict.fromkeys([*trained.computed_on, self._here]))
         self._trained = trained
 

@@ -188,6 +188,8 @@ def test_a_state_with_odd_contents_is_refused_before_anything_is_taken_over(fold
         {**state, "position": {**position, "block": 1.5}},
         {**state, "position": {**position, "row": True}},
         {**state, "position": {**position, "epoch": 10**30}},
+        {**state, "position": {**position, "block": 10**30}},
+        {**state, "position": {**position, "row": 10**30}},
         {**state, "position": {**position, "column": 1}},
         {**state, "bucket_accuracy": "good"},
         {**state, "computed_on": [1]},
