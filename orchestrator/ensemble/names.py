@@ -82,6 +82,12 @@ def class_names(table: pa.Table, classes: int, where: str) -> ClassNames:
                 f"{where}: expected a value in every row of column {name}, found {nulls:,} nulls;"
                 " give every class an id and a name, an empty one if need be"
             )
+    try:
+        table.column("name").validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{where}: expected names in UTF-8, found others: {error}; write them as UTF-8"
+        ) from error
     ids = table.column("id").to_numpy()
     if len(ids) != classes or not np.array_equal(np.sort(ids), np.arange(classes)):
         raise DataError(

@@ -88,3 +88,10 @@ def test_an_unknown_name_is_told_with_the_nearest(fruit: ClassNames) -> None:
 def test_a_table_that_does_not_name_the_classes_is_refused(bad: pa.Table, message: str) -> None:
     with pytest.raises(DataError, match=f"^fruit: .*{message}"):
         class_names(bad, 4, "fruit")
+
+
+def test_names_are_utf_8() -> None:
+    offsets = pa.array([0, 2, 4], pa.int32()).buffers()[1]
+    names = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"ab\xb7d"))
+    with pytest.raises(DataError, match=r"^fruit: expected names in UTF-8, found others"):
+        class_names(table([0, 1], names), 2, "fruit")
