@@ -1,6 +1,6 @@
 """Hostile files in place of each file of a run and of an ensemble: thousands of cases.
 
-    python -m chaos.hostile [--each 200] [--seed 0] [--files REGEX] [--folder FOLDER]
+    python -m chaos.hostile [--each 100] [--seed 0] [--files REGEX] [--folder FOLDER]
 
 Makes a finished, merged run of three tiny worlds, replaces each of its files in up to `--each`
 ways (tests/orchestrator/hostile.py says in which, and what nobody can tell from a good file),
@@ -32,7 +32,7 @@ from tests.orchestrator.hostile_doors import Outcome, Subject, doors
 def main() -> int:
     """Go through the cases, and write down what came of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=200, help="cases of each file at most")
+    parser.add_argument("--each", type=int, default=100, help="cases of each file at most")
     parser.add_argument("--seed", type=int, default=0, help="of the random choices")
     parser.add_argument("--files", default=".", help="only those that this expression is found in")
     parser.add_argument("--folder", default=None, help="where the run goes; one in memory is fast")
