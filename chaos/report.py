@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import machine
 
+_TEMPORARY = re.compile(r"/\S*/pytest-\d+/")
+"""The folder of a session's temporary files, which tells nobody anything."""
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
@@ -30,6 +33,8 @@ class Row:
 
 def write(rows: list[Row], folder: Path = RESULTS) -> None:
     """Write the rows as `chaos.json`, and as a table in `chaos.md`."""
+    for row in rows:
+        row.found = {name: _without_folder(value) for name, value in row.found.items()}
     results = {"machine": machine(), "cases": [asdict(row) for row in rows]}
     (folder / "chaos.json").write_text(json.dumps(results, indent=2) + "\n")
     (folder / "chaos.md").write_text(table(results))
@@ -55,6 +60,10 @@ def table(results: dict[str, Any]) -> str:
         escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
         lines.append(f"| {' | '.join(escaped)} | {case['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _without_folder(value: Any) -> Any:
+    return _TEMPORARY.sub("", value) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:

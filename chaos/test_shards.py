@@ -177,4 +177,4 @@ def test_row_groups_are_left_out_within_a_budget(
     assert (entry["shard"], entry["row_group"], entry["rows"]) == ("2.parquet", 0, GROUP)
     assert "other content" in entry["why"]
     assert run.progress(0, found.name)["left_out_rows"] == GROUP
-    assert not is_there(found.process)
+    wait_for("its process to go", lambda: not is_there(found.process), 60.0)

@@ -13,12 +13,17 @@ def test_the_table_has_a_line_for_each_case(tmp_path: Path) -> None:
         wanted="resumed",
         outcome="passed",
         seconds=12.34,
-        found={"kills": 6, "seconds": 1.25, "same bits": True},
+        found={
+            "kills": 6,
+            "seconds": 1.25,
+            "same bits": True,
+            "told": "/tmp/of-somebody/pytest-1/case0/a.parquet: gone",
+        },
     )
     write([passed, Row(case="test_b", fault="c", wanted="d", outcome="failed")], tmp_path)
     lines = (tmp_path / "chaos.md").read_text().splitlines()
     assert lines[-2:] == [
-        "| a \\| b | resumed | kills 6; seconds 1.2; same bits yes | passed | 12 |",
+        "| a \\| b | resumed | kills 6; seconds 1.2; same bits yes; told case0/a.parquet: gone | passed | 12 |",
         "| c | d | – | failed | 0 |",
     ]
     kept = json.loads((tmp_path / "chaos.json").read_text())
