@@ -45,6 +45,8 @@ PEERS = ("omikuji", "pecos")
 ONE_VS_ALL = 50_000
 """Most classes for which one network over all of them is trained."""
 KS = (1, 5, 10, 20, 100)
+BUSY = 1.0
+"""The machine's load before, above which other programs stretch all seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,7 @@ def described(config: RunConfig) -> dict[str, Any]:
 
 def trained(chosen: BenchmarkSet, config: RunConfig, combiners: Sequence[str]) -> dict[str, Any]:
     """Train a run to its end, measure it, and return what is kept of that."""
+    busy = os.getloadavg()[0] > BUSY
     summary = train(config, listener=lines(chosen.name))
     if summary.ensemble is None:
         raise SystemExit(f"{chosen.name}: {summary.error or dict(summary.failed)}")
@@ -189,6 +192,7 @@ def trained(chosen: BenchmarkSet, config: RunConfig, combiners: Sequence[str]) -
     )
     return {
         "settings": described(config),
+        "busy": busy,
         "seconds_a_world": round(float(np.median([r["seconds"] for r in receipts])), 1),
         "seconds_to_measure": round(time.monotonic() - began, 1),
         "rows": measured.rows,

@@ -64,7 +64,8 @@ def section(name: str, found: Mapping[str, Any], peers: Path) -> list[str]:
         f"K = {found['classes']:,}, B = {mach['settings']['partition']['buckets']:,},"
         f" {mach['rows']:,} test rows, loss {mach['settings']['model']['loss']},"
         f" {mach['settings']['training']['epochs']} epochs; {mach['seconds_a_world']:.0f} s a"
-        f" world on {machine['cores']} cores of {machine['cpu']}.",
+        f" world on {machine['cores']} cores of {machine['cpu']}"
+        f"{', busy with other work' if mach.get('busy') else ''}.",
         "",
         f"| | R | {' | '.join(columns)} |",
         f"|---|---|{'---|' * len(columns)}",

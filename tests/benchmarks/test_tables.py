@@ -18,12 +18,18 @@ def result(name: str) -> dict[str, Any]:
         "model": {"loss": "softmax"},
         "training": {"epochs": 3},
     }
-    mach = {combiner: {"1": METRICS, "8": METRICS} for combiner in COMBINERS}
+    mach = {
+        "settings": settings,
+        "rows": 10,
+        "busy": True,
+        "seconds_a_world": 1.5,
+        "metrics": {combiner: {"1": METRICS, "8": METRICS} for combiner in COMBINERS},
+    }
     return {
         "set": name,
         "classes": 100,
         "machine": {"cores": 2, "cpu": "a CPU"},
-        "mach": {"settings": settings, "rows": 10, "seconds_a_world": 1.5, "metrics": mach},
+        "mach": mach,
         "one_vs_all": {"metrics": {"mean": {"1": METRICS}}},
     }
 
@@ -41,6 +47,7 @@ def written(folder: Path, name: str) -> list[str]:
 def test_the_table_has_a_line_for_each_combiner_number_and_rival(tmp_path: Path) -> None:
     lines = written(tmp_path, "tldr")
     assert "## tldr" in lines
+    assert any("; 2 s a world on 2 cores of a CPU, busy with other work." in line for line in lines)
     assert "| MACH, `log` | 8 | 50.0 | 10.0 | 62.5 | 75.0 |" in lines
     assert sum(line.startswith("| MACH") for line in lines) == 2 * len(COMBINERS)
     assert "| one-vs-all softmax, same network | – | 50.0 | 10.0 | 62.5 | 75.0 |" in lines

@@ -23,7 +23,8 @@ def test_the_table_has_a_line_for_each_case(tmp_path: Path) -> None:
     write([passed, Row(case="test_b", fault="c", wanted="d", outcome="failed")], tmp_path)
     lines = (tmp_path / "chaos.md").read_text().splitlines()
     assert lines[-2:] == [
-        "| a \\| b | resumed | kills 6; seconds 1.2; same bits yes; told case0/a.parquet: gone | passed | 12 |",
+        "| a \\| b | resumed"
+        " | kills 6; seconds 1.2; same bits yes; told case0/a.parquet: gone | passed | 12 |",
         "| c | d | – | failed | 0 |",
     ]
     kept = json.loads((tmp_path / "chaos.json").read_text())
