@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak lint format clean distclean
+.PHONY: help demo test chaos soak hostile lint format clean distclean
 .PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing
 
 help: ## List the targets
@@ -35,6 +35,9 @@ chaos: .venv/.stamp ## Inject faults for real into runs on a cluster, and write 
 
 soak: .venv/.stamp ## Kill a process of 32 worlds every few seconds until all are done
 	@.venv/bin/python -m chaos.soak
+
+hostile: .venv/.stamp ## Put damaged and hostile files in the place of every file of a run
+	@.venv/bin/python -m chaos.hostile
 
 lint: .venv/.stamp ## Check style and types
 	@.venv/bin/ruff check .

@@ -28,7 +28,7 @@ from orchestrator.run import Run
 from orchestrator.state import WorldState
 from orchestrator.stopping import Request, request_of
 from orchestrator.views import WorldView
-from workers.errors import ConfigError, RunError, StorageError
+from workers.errors import ConfigError, StorageError
 from workers.storage import Storage
 
 __all__ = [
@@ -156,11 +156,6 @@ def grow(
     opened = Run.open(run)
     with Lease(opened.storage, take_over=take_over) as lease:
         kept = _config_of(Run.open(run))
-        if worlds < kept.worlds:
-            raise RunError(
-                f"{run}: expected at least the {kept.worlds} worlds that the run has, found"
-                f" {worlds}; a run only grows: ask for more, or begin another with run=..."
-            )
         wanted = override(kept, [*overrides, f"worlds={worlds}"])
         return drive(wanted, lease, None, listener)
 

@@ -39,9 +39,9 @@ class ClusterConfig:
     """Where worlds run and how many at a time."""
 
     address: str = "auto"
-    """Ray cluster: `auto` (the one that runs on this machine or that RAY_ADDRESS names, else a
-    new local one), `local` (always a new local one), ray://HOST:PORT or HOST:PORT; `none`: no
-    Ray, worlds one after the other in this process."""
+    """Ray cluster: `auto` (the one that `ray start` started on this machine or that RAY_ADDRESS
+    names, else a new local one), `local` (always a new local one), or HOST:PORT; `none`: no Ray,
+    worlds one after the other in this process."""
     gpus_per_world: float | Literal["auto"] = "auto"
     """GPUs of each world; below 1 several worlds share one, 0 runs on CPUs. `auto`: 1 where the
     cluster has GPUs, else 0."""
@@ -58,6 +58,11 @@ class ClusterConfig:
         gpus, cpus = self.gpus_per_world, self.cpus_per_world
         if not self.address:
             found.append("cluster.address: expected auto, local, none or an address, found nothing")
+        if self.address.startswith("ray://"):
+            found.append(
+                f"cluster.address: expected auto, local, none or HOST:PORT, found {self.address};"
+                " Ray Client cannot tell machines that leave: run the driver on the cluster"
+            )
         if gpus != "auto" and not (0 <= gpus < 1 or (gpus >= 1 and gpus == int(gpus))):
             found.append(
                 "cluster.gpus_per_world: expected auto, 0, a fraction below 1 or a whole number,"

@@ -61,7 +61,7 @@ def drive(
     run = Run.create(config.run, config.identity(), config.settings())
     run.check_dataset(shards.fingerprint())
     chosen = range(run.worlds) if worlds is None else sorted(set(worlds))
-    left = [world for world in chosen if run.finished(world) is None]
+    left = [world for world in chosen if run.accept(world)[0] is None]
     tell = listener or (lambda views: None)
     requests = Requests(run.storage, lease.token)
 

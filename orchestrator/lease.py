@@ -123,9 +123,9 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._lost and not self._wait(self._left, INTERVAL):
-            # Storage that cannot be reached for a while does not end the driver: the lease is
-            # advice, and what the driver does next on that storage will tell.
-            with contextlib.suppress(StorageError):
+            # Storage that cannot be reached for a while, or no memory for a moment, does not end
+            # the driver: the lease is advice, and what the driver does next will tell.
+            with contextlib.suppress(Exception):
                 self._beat()
 
     def _beat(self) -> None:

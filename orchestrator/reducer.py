@@ -74,7 +74,7 @@ def _sources(config: RunConfig, run: Run) -> list[_Source]:
     """Return what there is to merge, by world."""
     sources = []
     for world in range(config.worlds):
-        if found := run.finished(world):
+        if found := run.acceptable(world):
             attempt, commit = found
             folder = run.paths.final(world, attempt)
             sources.append(_source(config, run.storage, folder, world, commit))

@@ -60,7 +60,8 @@ class Run:
             settings: nested plain values; written as a new version if they differ.
 
         Raises:
-            RunError: there is a run of another identity; names each key that differs.
+            RunError: there is a run of another identity, whose keys that differ are named, or one
+                of more worlds.
         """
         storage = Storage(uri)
         wanted = _plain(identity)
@@ -107,8 +108,18 @@ class Run:
         return worlds
 
     def change_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write a new version of the settings, if they differ from the newest."""
+        """Write a new version of the settings, if they differ from the newest.
+
+        Raises:
+            RunError: they have fewer worlds.
+        """
         wanted = _plain(settings)
+        kept, asked = self.settings.get("worlds"), wanted.get("worlds")
+        if type(kept) is int and type(asked) is int and asked < kept:
+            raise RunError(
+                f"{self.uri}: expected at least the {kept} worlds that the run has, found {asked};"
+                f" a run only grows: ask for worlds={kept}, or begin another with run=..."
+            )
         if wanted != self.settings:
             self.storage.append(self.paths.settings, _to_yaml(wanted), ".yaml")
             self.settings = wanted
@@ -138,22 +149,6 @@ class Run:
         """Return what is kept of the training data: `fingerprint`, and `content` once known."""
         path = self.paths.dataset
         return self.storage.read_json(path, schema=SCHEMA) if self.storage.exists(path) else {}
-
-    def check_content(self, content: Mapping[str, Any]) -> None:
-        """Keep what a world read, or compare it with what worlds before it read.
-
-        Args:
-            content: `content` of the `final/content.json` of an attempt that is done.
-
-        Raises:
-            DataError: the world read something else; names the shard and the row group.
-            StorageError: `content` was altered.
-        """
-        kept = self.dataset()
-        merged = merge_content(kept.get("content", {}), content)
-        if merged != kept.get("content"):
-            values = {**kept, "content": merged}
-            self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
 
     def state(self, world: int) -> WorldState:
         """Return how far a world is.
@@ -198,26 +193,56 @@ class Run:
         other rows are withdrawn: nothing takes them for committed any more. For the driver alone.
 
         Raises:
+            StorageError: dataset.json is altered, or cannot be written.
             StorageUnreachable: nothing is known.
             SchemaError: another version wrote the files.
         """
         refusal = ""
         known = self.state(world).winner
+        # Trouble with what is kept says nothing of the weights.
+        kept = merge_content(self.dataset().get("content", {}), {})
         while found := self.finished(world):
             attempt, manifest = found
-            folder = self.paths.final(world, attempt)
-            try:
-                if attempt != known and _CONTENT in manifest.files:
-                    data = self.storage.read_committed(folder, _CONTENT, manifest)
-                    values = from_json(data, self.storage.where(f"{folder}/{_CONTENT}"))
-                    self.check_content(values.get("content", {}))
+            if attempt == known:
                 return attempt, ""
+            try:
+                merged = merge_content(kept, self._content(world, attempt, manifest))
             except (SchemaError, StorageUnreachable):
                 raise
             except (DataError, StorageError) as error:
-                self.storage.delete(f"{folder}/{COMMIT}")
+                self.storage.delete(f"{self.paths.final(world, attempt)}/{COMMIT}")
                 refusal = f"its weights do not count: {error}"
+                continue
+            self._keep(merged)
+            return attempt, ""
         return None, refusal
+
+    def acceptable(self, world: int) -> tuple[str, Manifest] | None:
+        """Return what `accept` would, with what is in the attempt's `final/`; change nothing."""
+        found = self.finished(world)
+        if found is None or found[0] == self.state(world).winner:
+            return found
+        try:
+            kept = self.dataset().get("content", {})
+            merge_content(kept, self._content(world, *found))
+        except DataError:
+            return None
+        return found
+
+    def _content(self, world: int, attempt: str, manifest: Manifest) -> Mapping[str, Any]:
+        """Return what an attempt read that is done, as far as it says so."""
+        if _CONTENT not in manifest.files:
+            return {}
+        folder = self.paths.final(world, attempt)
+        data = self.storage.read_committed(folder, _CONTENT, manifest)
+        content = from_json(data, self.storage.where(f"{folder}/{_CONTENT}")).get("content", {})
+        return content if isinstance(content, dict) else {"": content}
+
+    def _keep(self, content: Mapping[str, Any]) -> None:
+        kept = self.dataset()
+        if content != kept.get("content", {}):
+            values = {**kept, "content": content}
+            self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
 
     def save(self, state: WorldState) -> None:
         """Write a world's state; for the driver alone."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from workers.background import start
-from workers.errors import SchemaError, StorageError
+from workers.errors import ContradictionError, SchemaError, StorageError
 from workers.log import AttemptLog
 from workers.storage import (
     COMMIT,
@@ -29,6 +29,7 @@ from workers.storage import (
 )
 from workers.storage.formats import measure
 from workers.storage.local import file_chunks
+from workers.storage.wording import explained
 from workers.tensors import Tensors, read_tensors, tensor_file
 from workers.world import World
 
@@ -101,7 +102,12 @@ class Checkpoints:
                 self._log.warning(f"passed over the checkpoint of step {found.step}: {error}")
                 continue
             if contents:
-                world.restore(*contents)
+                try:
+                    world.restore(*contents)
+                except ContradictionError as error:
+                    # The rows that it was made with are not those of the run's other worlds.
+                    self._log.warning(f"passed over the checkpoint of step {found.step}: {error}")
+                    continue
                 self._committed = found.step
                 return found
             self._log.info(f"the checkpoint of step {found.step} was removed while it was read")
@@ -232,7 +238,7 @@ class _Reader(NamedTuple):
     def __call__(self, name: str, parse: Callable[[Path, str], T]) -> T:
         path = f"{self.folder}/{name}"
         where = self.storage.where(path)
-        with _local(self.storage, path) as local:
+        with _local(self.storage, path, self.beat) as local:
             try:
                 found, wanted = (
                     measure(file_chunks(local, self.beat)),
@@ -245,18 +251,22 @@ class _Reader(NamedTuple):
                 raise StorageError(f"{where}: expected a file, found none") from error
             except (_Altered, SchemaError):
                 raise
-            except (StorageError, OSError) as error:
+            except OSError:
+                # A disk that does not answer says nothing of what is on it.
+                with explained(where):
+                    raise
+            except StorageError as error:
                 raise _Altered(str(error)) from error
 
 
 @contextmanager
-def _local(storage: Storage, path: str) -> Iterator[Path]:
+def _local(storage: Storage, path: str, beat: Callable[[], None]) -> Iterator[Path]:
     """Give a path to open by memory map: the file itself, or a copy that goes afterwards."""
     if storage.is_local:
         yield storage.local(path)
         return
     with tempfile.TemporaryDirectory(prefix="manyworlds-") as folder:
-        Storage(folder).copy_from(storage, path, "copy")
+        Storage(folder).copy_from(storage, path, "copy", beat)
         yield Path(folder, "copy")
 
 

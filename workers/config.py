@@ -226,7 +226,7 @@ class RuntimeConfig:
     threads: int = 0
     """Compute threads; 0: one for each CPU that the process may use."""
     checkpoint_steps: int = 2000
-    """Steps between checkpoints: the work that a killed world loses at most."""
+    """Steps between checkpoints: what a killed world loses at most, with those of one upload."""
     report_steps: int = 50
     """Steps between progress reports."""
     cache_bytes: int = 10_000_000_000

@@ -3,7 +3,8 @@
     ManyworldsError
     ├── ConfigError        a setting that cannot work; names every problem at once
     ├── DataError          rows that cannot be trained on or asked about: names shard and row group
-    │   └── BadShardError  a file that cannot be read at all
+    │   └── BadShardError           a file that cannot be read at all
+    │       └── ContradictionError  rows that are not what another read of them found
     ├── StorageError       a file of a run or an ensemble that is missing, cut or altered
     │   ├── SchemaError         a file written by another version of the format
     │   ├── StorageFull         a disk without room for one more file; what was there still is
@@ -31,6 +32,10 @@ class DataError(ManyworldsError):
 
 class BadShardError(DataError):
     """A Parquet file that is missing, or cannot be read."""
+
+
+class ContradictionError(BadShardError):
+    """Rows that are not what another read of them found."""
 
 
 class StorageError(ManyworldsError):

@@ -69,7 +69,7 @@ def read_tensors(path: Path, where: str) -> Tensors:
     """
     try:
         tensors: Tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise StorageError(
             f"{where}: expected a safetensors file, found: {error}; restore it, or remove it"
         ) from error

@@ -90,7 +90,8 @@ def driving(found: RunStatus) -> list[str]:
     if found.alive is False:
         return [f"{run}: its driver seems to be dead: {found.driver}"]
     asked = [f"it was asked to stop {found.request}"] if found.request else []
-    return [f"{run}: driven by {found.driver}", *asked]
+    elsewhere = ["whether it is alive, only its own host can tell"] if found.alive is None else []
+    return [f"{run}: driven by {found.driver}", *elsewhere, *asked]
 
 
 def attempts(states: Sequence[WorldState]) -> Table:
@@ -155,7 +156,9 @@ def next_of_run(found: RunStatus, *, merged: bool | None = None) -> list[list[st
     """
     run = found.config.run
     if found.driven:
-        return [["logs", run], *([] if found.request else [["stop", run]])]
+        stop = [] if found.request else [["stop", run]]
+        # It waits for a living driver's sign of life, and refuses.
+        return [["logs", run], *stop, *([["resume", run]] if found.alive is None else [])]
     done = sum(state.status == "done" for state in found.states)
     if done == len(found.states):
         whole = found.ensemble is not None if merged is None else merged

@@ -59,8 +59,7 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
 
     Args:
         address: `auto` (the cluster that RAY_ADDRESS names or that `ray start` started on this
-            machine, else a new local one), `local` (a new local one), HOST:PORT or
-            ray://HOST:PORT.
+            machine, else a new local one), `local` (a new local one), or HOST:PORT.
         resources: of a new local cluster: num_cpus, num_gpus; None: what the machine has.
 
     Returns:
@@ -170,7 +169,7 @@ def _knock(address: str) -> None:
         OSError: nobody is there.
         ValueError: it is no HOST:PORT.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError("it is no HOST:PORT")
     socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()

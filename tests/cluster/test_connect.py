@@ -25,10 +25,9 @@ def closed() -> str:
     return f"127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nobody_is_is_refused(alone: None, closed: str, scheme: str) -> None:
-    with pytest.raises(RunError, match=rf"cluster\.address={scheme}{closed}: expected a Ray clus"):
-        connect(scheme + closed)
+def test_an_address_where_nobody_is_is_refused(alone: None, closed: str) -> None:
+    with pytest.raises(RunError, match=rf"cluster\.address={closed}: expected a Ray cluster"):
+        connect(closed)
 
 
 def test_the_address_of_the_environment_is_refused_likewise(

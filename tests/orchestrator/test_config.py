@@ -266,6 +266,7 @@ def test_more_buckets_than_classes_are_refused() -> None:
         (ClusterConfig(max_parallel=0), "cluster.max_parallel"),
         (ClusterConfig(pending_timeout=0.0), "cluster.pending_timeout"),
         (ClusterConfig(address=""), "cluster.address"),
+        (ClusterConfig(address="ray://head:10001"), "cluster.address"),
         (FeaturesConfig(dropout=1.0), "features.dropout"),
         (FeaturesConfig(dropout=-0.1), "features.dropout"),
         (RetryConfig(out_of_memory=0), "retry.out_of_memory"),

@@ -66,9 +66,9 @@ def test_weights_that_come_of_other_rows_do_not_count(run: Run) -> None:
 
 
 def test_a_driver_that_comes_late_looks_at_what_was_read_too(run: Run) -> None:
-    run.check_content({"a": {"0": ["0" * 32]}})
     late = FakeExecutor(run)
-    late.contents = {1: {"a": {"0": ["1" * 32]}}}
+    late.contents = {0: {"a": {"0": ["0" * 32]}}, 1: {"a": {"0": ["1" * 32]}}}
+    late.start(0, "01-a")
     late.start(1, "01-a")
     executor = FakeExecutor(run)
     assert drive(executor).complete

@@ -15,7 +15,8 @@ from orchestrator.config import RunConfig, override
 from orchestrator.run import Run
 from orchestrator.state import Attempt, WorldState
 from workers.config import RuntimeConfig
-from workers.errors import DataError, RunError, SchemaError, StorageError
+from workers.errors import RunError, SchemaError, StorageError, StorageFull
+from workers.storage import Source, Storage, to_json
 
 IDENTITY = {"data": {"train": "rows", "text": ["query"]}, "model": {"hidden": [256]}, "seed": 1}
 SETTINGS = {"worlds": 4, "runtime": {"threads": 0}}
@@ -191,17 +192,64 @@ def test_other_training_data_are_refused(run: Run, shards: list[Any], words: str
         run.check_dataset({"rows": 30, "shards": shards})
 
 
+def hand_in(run: Run, world: int, content: Any) -> None:
+    """Commit the weights of a world that read `content`."""
+    files: dict[str, Source] = {"content.json": to_json({"content": content})}
+    run.storage.commit(run.paths.final(world, "01-a"), {"model.safetensors": b"w", **files})
+
+
 def test_what_worlds_read_is_kept_beside_the_fingerprint(run: Run) -> None:
     run.check_dataset(SHARDS)
     one, two, other = "0" * 32, "1" * 32, "2" * 32
-    run.check_content({"a": {"0": [one]}})
-    Run.open(run.uri).check_content({"a": {"0": [one]}, "b": {"3": [two]}})
     content = {"a": {"0": [one]}, "b": {"3": [two]}}
+    hand_in(run, 0, {"a": {"0": [one]}})
+    hand_in(run, 1, content)
+    hand_in(run, 2, {"b": {"3": [other]}})
+    assert run.accept(0) == ("01-a", "")
+    assert Run.open(run.uri).accept(1) == ("01-a", "")
     assert run.dataset() == {"fingerprint": SHARDS, "content": content}
-    with pytest.raises(DataError, match="b, row group 3, rows from 0: expected the content of the"):
-        run.check_content({"b": {"3": [other]}})
+    assert run.acceptable(2) is None
+    assert run.finished(2)
+    winner, why = run.accept(2)
+    assert winner is None
+    assert "b, row group 3, rows from 0: expected the content of the" in why
+    assert run.finished(2) is None
     assert run.dataset()["content"] == content
     run.check_dataset(SHARDS)
+
+
+@pytest.mark.parametrize("altered", [[1], {"a": 3}, None])
+def test_weights_whose_content_is_no_table_do_not_count(run: Run, altered: Any) -> None:
+    hand_in(run, 0, altered)
+    winner, why = run.accept(0)
+    assert winner is None
+    assert "the file with them was altered" in why
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_trouble_with_what_is_kept_costs_no_weights(
+    run: Run, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    run.check_dataset(SHARDS)
+    hand_in(run, 0, {"a": {"0": ["0" * 32]}})
+
+    def refuse(storage: Storage, path: str, *more: Any, **words: Any) -> None:
+        raise StorageFull("no room")
+
+    with monkeypatch.context() as patch:
+        if full:
+            patch.setattr(Storage, "write_json", refuse)
+        else:
+            run.storage.write_bytes(run.paths.dataset, b"{}")
+        with pytest.raises(StorageError):
+            run.accept(0)
+    assert run.finished(0)
+
+
+def test_a_run_only_grows(run: Run) -> None:
+    with pytest.raises(RunError, match="expected at least the 4 worlds that the run has, found 3"):
+        Run.create(run.uri, IDENTITY, {**SETTINGS, "worlds": 3})
+    assert Run.open(run.uri).worlds == 4
 
 
 def test_a_difference_of_shards_is_told_in_short(run: Run) -> None:

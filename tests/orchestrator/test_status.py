@@ -139,6 +139,15 @@ def test_trouble_of_a_world_that_trains_on_is_shown(run: Run) -> None:
     assert "the disk is full" not in display.line(replace(view, state="done"))
 
 
+def test_a_driver_elsewhere_may_be_dead(run: Run) -> None:
+    with Lease(run.storage):
+        values = run.storage.read_json(RunPaths.lease)
+        run.storage.write_json(RunPaths.lease, {**values, "boot": "elsewhere"})
+        ended = manyworlds("status", run.uri)
+    assert "only its own host can tell" in ended.out
+    assert ["resume", run.uri] in ended.next_commands
+
+
 def test_rows_that_were_left_out_are_shown_for_good(run: Run) -> None:
     values = {**PROGRESS, "left_out_rows": 1200}
     run.storage.write_json(run.paths.progress(0, "02-bb"), values)

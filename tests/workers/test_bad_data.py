@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.workers.builders import CLASSES, queries, world_config, write_shard
 from workers.config import DataConfig
-from workers.errors import BadShardError, ConfigError, DataError
+from workers.errors import BadShardError, ConfigError, DataError, StorageUnreachable
 from workers.shards import ShardSet, check_rows, read_table, tables_in_order
 from workers.world import World
 
@@ -374,3 +375,38 @@ def test_the_data_of_a_config_can_be_checked_alone(tmp_path: Path) -> None:
     ShardSet(shard).check_columns(config, labels=False)
     with pytest.raises(DataError, match="expected a column 'labels'"):
         ShardSet(shard).check_columns(dataclasses.replace(config, text=("query",)))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "wanted"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), StorageUnreachable),
+        (OSError(errno.ESTALE, "Stale file handle"), StorageUnreachable),
+        (OSError(errno.EIO, "Input/output error"), BadShardError),
+        (OSError("Corrupt snappy compressed data"), BadShardError),
+        (pa.ArrowInvalid("no pages"), BadShardError),
+        (pa.ArrowMemoryError("malloc of size 64 failed"), MemoryError),
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_what_says_nothing_of_a_shard_is_not_blamed_on_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+    wanted: type[Exception],
+    lenient: bool,
+) -> None:
+    def fail(*more: Any, **words: Any) -> Any:
+        raise trouble
+
+    write_shard(tmp_path / "a.parquet", queries(10))
+    shards = ShardSet(str(tmp_path), lenient=lenient)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    with pytest.raises(wanted):
+        list(tables_in_order(shards, world_config(str(tmp_path)).data, rows=10))
+
+
+def test_a_folder_that_a_glob_finds_is_no_shard(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.parquet", queries(10))
+    (tmp_path / "b.parquet").mkdir()
+    assert ShardSet(str(tmp_path / "*.parquet")).rows == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -27,9 +28,9 @@ from tests.workers.builders import (
 from workers.attempt import Stopped, run_attempt
 from workers.checkpoints import Checkpoints
 from workers.config import WorldConfig
-from workers.errors import StorageError
+from workers.errors import StorageError, StorageUnreachable
 from workers.log import AttemptLog
-from workers.storage import FileEntry, RunPaths, Storage
+from workers.storage import FileEntry, RunPaths, Storage, from_json, to_json
 from workers.world import World
 
 STEPS = 66
@@ -384,6 +385,43 @@ def test_a_storage_that_cannot_be_reached_is_no_reason_to_begin_anew(
     with pytest.raises(StorageError, match="found a cut cable"):
         run_attempt(str(tmp_path), config, 0, SECOND)
     assert logged(tmp_path, SECOND, r"ERROR +.*cut cable")
+
+
+def test_a_disk_that_does_not_answer_is_no_reason_to_begin_anew(
+    tmp_path: Path, config: WorldConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped):
+        run_attempt(str(tmp_path), config, 0, FIRST, stop=stopped_at(5))
+
+    def stale(path: Path, beat: Callable[[], None]) -> Iterator[bytes]:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("workers.checkpoints.file_chunks", stale)
+    with pytest.raises(StorageUnreachable, match="Stale file handle"):
+        run_attempt(str(tmp_path), config, 0, SECOND)
+
+
+def test_a_checkpoint_of_other_rows_is_passed_over(
+    tmp_path: Path, config: WorldConfig, undisturbed: str
+) -> None:
+    with pytest.raises(Stopped):
+        run_attempt(str(tmp_path), config, 0, FIRST, stop=stopped_at(20))
+    paths = RunPaths(Storage(str(tmp_path)))
+    found = next(paths.checkpoints(0))
+    files = ("model.safetensors", "optimizer.safetensors", "state.json")
+    kept: dict[str, Any] = {
+        name: paths.storage.read_bytes(f"{found.folder}/{name}") for name in files
+    }
+    state = from_json(kept["state.json"], "state.json")
+    content = state["data"]["content"]
+    paths.storage.write_json(paths.dataset, {"content": copy.deepcopy(content)})
+    shard = next(iter(content))
+    content[shard]["0"] = ["0" * 32 for _ in content[shard]["0"]]
+    paths.storage.commit(found.folder, {**kept, "state.json": to_json(state)})
+    receipt = run_attempt(str(tmp_path), config, 0, SECOND)
+    assert receipt["resumed_from"] is None
+    assert receipt["model_sha256"] == undisturbed
+    assert logged(tmp_path, SECOND, "passed over the checkpoint of step 20: .*first read")
 
 
 def test_a_checkpoint_elsewhere_is_read_back(

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.errors import BadShardError, StorageError
+from workers.errors import ContradictionError, StorageError
 
 PIECE_ROWS = 16_384
 """Rows that are decoded, hashed and checked together."""
@@ -55,13 +55,13 @@ class Content:
             where: the words that name the row group in an error.
 
         Raises:
-            BadShardError: it was other content then.
+            ContradictionError: it was other content then.
         """
         with self._lock:
             for table in (self._known, self._read):
                 earlier = table.get(shard, {}).get(str(group), [])
                 if piece < len(earlier) and earlier[piece] != found:
-                    raise BadShardError(_changed(where, piece, earlier[piece], found))
+                    raise ContradictionError(_changed(where, piece, earlier[piece], found))
 
     def add(self, shard: str, group: int, piece: int, found: str) -> None:
         """Remember a piece; those of one row group come in order, again and again."""
@@ -75,7 +75,7 @@ class Content:
 
         Raises:
             StorageError: if `values` are no such table.
-            BadShardError: if what is known of the run contradicts them.
+            ContradictionError: if what is known of the run is another.
         """
         read = _parsed(values)
         merge_content(self._known, read)
@@ -104,7 +104,7 @@ def merge_content(kept: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
         found: of one more world.
 
     Raises:
-        BadShardError: they read other content in the same place; names shard and row group.
+        ContradictionError: they read other content in the same place; names shard and row group.
         StorageError: one of them is no such table.
     """
     merged = _parsed(kept)
@@ -113,7 +113,9 @@ def merge_content(kept: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
             earlier = merged.setdefault(shard, {}).setdefault(group, [])
             for number, (one, other) in enumerate(zip(earlier, pieces, strict=False)):
                 if one != other:
-                    raise BadShardError(_changed(f"{shard}, row group {group}", number, one, other))
+                    raise ContradictionError(
+                        _changed(f"{shard}, row group {group}", number, one, other)
+                    )
             earlier.extend(pieces[len(earlier) :])
     return _ordered(merged)
 

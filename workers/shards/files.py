@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,12 @@ from workers.shards.order import Slice
 from workers.shards.records import ShardRecord, changed, plain, read_records, record_of
 from workers.storage import Retries, Storage
 from workers.storage.node_cache import NodeCache
+from workers.storage.wording import explained
 
 _BUFFER = 1 << 20
 """Bytes of a column that are read at once; without it Arrow holds whole row groups."""
+_OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EIO)
+"""What a disk says of a file that is not there, cut short, or on a bad sector."""
 _TAIL = 1 << 16
 """Bytes that are read from the end of a file first; most footers are smaller."""
 _OPENERS = 16
@@ -134,10 +138,15 @@ class ShardSet:
                 piece.rows, row_groups=[piece.group], columns=list(columns), use_threads=False
             )
         except (pa.ArrowException, OSError) as error:
+            _pass_on(error, self.where(piece))
             raise BadShardError(
                 f"{self.where(piece)}: expected readable Parquet, found: {_first_line(error)};"
                 " restore the file, or train without it by data.on_bad_shard=skip"
             ) from error
+
+    def has_copy(self, shard: int) -> bool:
+        """Return whether a shard is read from a copy on this machine, where that can be."""
+        return self._copies.has(shard)
 
     def drop_copy(self, shard: int) -> bool:
         """Remove this machine's copy of a shard for good; return whether there was one."""
@@ -221,6 +230,9 @@ class _Copies:
         record = self._records[shard]
         return self._cache.open(self._storage, record.name, self._keys[shard], record.bytes)
 
+    def has(self, shard: int) -> bool:
+        return shard in self._keys
+
     def drop(self, shard: int) -> bool:
         if self._cache is None or shard not in self._keys:
             return False
@@ -245,6 +257,7 @@ def _open(
         )
         return record_of(name, file.size(), footer, ends), parquet
     except (pa.ArrowException, OSError) as error:
+        _pass_on(error, where)
         raise BadShardError(
             f"{where}: expected a Parquet file, found: {_first_line(error)};"
             " restore the file, or train without it by data.on_bad_shard=skip"
@@ -278,6 +291,7 @@ def read_table(uri: str, columns: Sequence[str]) -> pa.Table:
         ]
         return pa.concat_tables(tables, promote_options="default")
     except (pa.ArrowException, OSError) as error:
+        _pass_on(error, uri)
         raise BadShardError(
             f"{uri}: expected Parquet with columns {', '.join(columns)},"
             f" found: {_first_line(error)}"
@@ -313,6 +327,15 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
+
+
+def _pass_on(error: Exception, where: str) -> None:
+    """Raise what says nothing of the file: no memory, or a disk that does not let it be read."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, OSError) and error.errno not in (None, *_OF_THE_FILE):
+        with explained(where):
+            raise error
 
 
 def _first_line(error: BaseException) -> str:

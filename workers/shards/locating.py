@@ -121,11 +121,12 @@ def _folder_of(path: str) -> str:
 
 def _glob(files: Files, pattern: str, base: str) -> list[Any]:
     if files.is_local:
-        return [info for info in files.infos(sorted(glob.glob(pattern)))]
+        return [info for info in files.infos(sorted(glob.glob(pattern))) if info.is_file]
     if base != pattern.rpartition("/")[0]:
         raise DataError(f"{pattern}: expected wildcards in the last part of the path only")
     found = files.infos(pa.fs.FileSelector(base, allow_not_found=True))
-    return [info for info in found if Path(info.path).match(pattern.rpartition("/")[2])]
+    last = pattern.rpartition("/")[2]
+    return [info for info in found if info.is_file and Path(info.path).match(last)]
 
 
 def _storage_uri(files: Files, base: str, uri: str) -> str | None:

@@ -113,8 +113,10 @@ class _Cursor:
         try:
             table = self._checked_piece()
         except DataError:
-            # A copy on this machine may be worse than what it is a copy of.
-            if not self._shards.drop_copy(self._group.shard):
+            # A copy on this machine may be worse than what it is a copy of; that of another row
+            # group may have been found out before.
+            dropped = self._shards.drop_copy(self._group.shard)
+            if not (dropped or self._on_copy):
                 raise
             self._start()
             for _ in range(self._pieces):
@@ -130,6 +132,7 @@ class _Cursor:
         return table
 
     def _start(self) -> None:
+        self._on_copy = self._shards.has_copy(self._group.shard)
         self._batches = self._shards.read(self._group, self._columns)
         self._rest: list[pa.RecordBatch] = []
 

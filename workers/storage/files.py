@@ -139,10 +139,21 @@ class Storage:
         with self._explained(path):
             return self._files.write_by(self._full(path), source, beat)
 
-    def copy_from(self, other: Storage, source: str, target: str) -> FileEntry:
-        """Copy one file of another storage here, in pieces; return what was copied."""
+    def copy_from(
+        self, other: Storage, source: str, target: str, beat: Callable[[], None] = lambda: None
+    ) -> FileEntry:
+        """Copy one file of another storage here, in pieces; return what was copied.
+
+        `beat` is called for each piece.
+        """
+
+        def chunks() -> Iterator[bytes]:
+            for chunk in other._chunks(source):
+                beat()
+                yield chunk
+
         with self._explained(target):
-            return self._files.write_chunks(self._full(target), lambda: other._chunks(source))
+            return self._files.write_chunks(self._full(target), chunks)
 
     def commit(self, folder: str, files: Mapping[str, Source]) -> Manifest:
         """Write the files of a folder, then its `COMMIT`: all of them count, or none."""
