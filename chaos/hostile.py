@@ -109,7 +109,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Hostile files",
         "",
-        "Made by `python -m chaos.hostile`: each file of a finished run and of its ensemble"
+        "Made by `make hostile`: each file of a finished run and of its ensemble"
         " replaced by a damaged or hostile one, as it is and with all sizes and hashes that vouch"
         " for it recomputed, then read through a public door (`status`, `logs`, `clean`, `merge`,"
         " `resume`, the next attempt at a world, `Ensemble.load` with `verify=full`, `evaluate`)."
