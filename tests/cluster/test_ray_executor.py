@@ -180,7 +180,7 @@ def test_a_lost_machine_is_a_preemption(cluster: Cluster, run: Run, big: Callabl
             cluster.remove_node(doomed.pop(), allow_graceful=False)
             big()
 
-    run.change_settings({"worlds": 1})
+    run = Run.create(f"{run.uri}-of-one", {"seed": 3}, {"worlds": 1})
     summary = train(run, waits_at_first, gpus_per_world=0, cpus_per_world=3, listener=take_away)
     assert summary.complete
     assert [attempt.cause for attempt in run.state(0).attempts] == ["preemption", "done"]
