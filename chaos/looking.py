@@ -19,8 +19,9 @@ INTERVAL = 40
 REPORTS = 5
 """Steps between two reports: how exactly it is known how far a process was when it died."""
 
-_PROCESS = re.compile(r" began on .*, process (\d+)$", re.MULTILINE)
-_RESUMED = re.compile(r"resumed from \S+/checkpoints/(\d+), ")
+PROCESS = re.compile(r" began on .*, process (\d+)$", re.MULTILINE)
+RESUMED = re.compile(r"resumed from \S+/checkpoints/(\d+), ")
+"""The lines of an attempt's log that tell its process, and the step that it went on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Look:
 
     def _try(self, run: Run, world: int, name: str) -> Try:
         log = self.log(world, name)
-        process, resumed = _PROCESS.search(log), _RESUMED.search(log)
+        process, resumed = PROCESS.search(log), RESUMED.search(log)
         start = int(resumed[1]) if resumed else 0
         steps = [start, *self._steps(world, name)]
         return Try(world, name, int(process[1]) if process else 0, start, max(steps))

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import statistics
 import sys
@@ -32,6 +31,7 @@ import pyarrow.parquet as pq
 import ray
 
 from benchmarks.accuracy import RESULTS, machine
+from chaos.looking import PROCESS, RESUMED
 from orchestrator import api
 from orchestrator.config import RunConfig, load
 from orchestrator.executors.cluster import connect
@@ -46,8 +46,6 @@ INTERVAL = 20
 PARALLEL = 4
 _ANYONE = 0.25
 """Share of the kills that may hit an attempt before its first checkpoint."""
-_PROCESS = re.compile(r" began on .*, process (\d+)$", re.MULTILINE)
-_RESUMED = re.compile(r" resumed from \S+/checkpoints/(\d+), ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class Killer:
                 further = anyone or any(folder.glob("checkpoints/*/COMMIT"))
                 if kill in self.kills or not further or not log.exists():
                     continue
-                found = _PROCESS.search(log.read_text())
+                found = PROCESS.search(log.read_text())
                 if found and is_ours(int(found[1])):
                     yield int(found[1]), kill
 
@@ -206,7 +204,7 @@ def retraced(run: Run) -> dict[str, Any]:
             log = Path(run.uri, run.paths.log(state.index, attempt.name))
             if not log.exists():
                 continue
-            found = _RESUMED.search(log.read_text())
+            found = RESUMED.search(log.read_text())
             began = int(found[1]) if found else 0
             if reached:
                 twice.append(max(0, reached - began))

@@ -198,13 +198,13 @@ class Run:
             SchemaError: another version wrote the files.
         """
         refusal = ""
-        known = self.state(world).winner
-        # Trouble with what is kept says nothing of the weights.
-        kept = merge_content(self.dataset().get("content", {}), {})
         while found := self.finished(world):
             attempt, manifest = found
-            if attempt == known:
+            if attempt == self.state(world).winner:
                 return attempt, ""
+            # Trouble with what is kept says nothing of the weights.
+            dataset = self.dataset()
+            kept = merge_content(dataset.get("content", {}), {})
             try:
                 merged = merge_content(kept, self._content(world, attempt, manifest))
             except (SchemaError, StorageUnreachable):
@@ -213,7 +213,9 @@ class Run:
                 self.storage.delete(f"{self.paths.final(world, attempt)}/{COMMIT}")
                 refusal = f"its weights do not count: {error}"
                 continue
-            self._keep(merged)
+            if merged != kept:
+                values = {**dataset, "content": merged}
+                self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
             return attempt, ""
         return None, refusal
 
@@ -229,20 +231,13 @@ class Run:
             return None
         return found
 
-    def _content(self, world: int, attempt: str, manifest: Manifest) -> Mapping[str, Any]:
+    def _content(self, world: int, attempt: str, manifest: Manifest) -> Any:
         """Return what an attempt read that is done, as far as it says so."""
         if _CONTENT not in manifest.files:
             return {}
         folder = self.paths.final(world, attempt)
         data = self.storage.read_committed(folder, _CONTENT, manifest)
-        content = from_json(data, self.storage.where(f"{folder}/{_CONTENT}")).get("content", {})
-        return content if isinstance(content, dict) else {"": content}
-
-    def _keep(self, content: Mapping[str, Any]) -> None:
-        kept = self.dataset()
-        if content != kept.get("content", {}):
-            values = {**kept, "content": content}
-            self.storage.write_json(self.paths.dataset, values, schema=SCHEMA)
+        return from_json(data, self.storage.where(f"{folder}/{_CONTENT}")).get("content", {})
 
     def save(self, state: WorldState) -> None:
         """Write a world's state; for the driver alone."""

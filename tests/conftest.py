@@ -5,16 +5,10 @@ from __future__ import annotations
 import os
 import zlib
 
-# Ray reads these when it is imported, and hands them to the processes that it starts.
-os.environ.update(
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    RAY_DEDUP_LOGS="0",
-    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
-    RAY_USAGE_STATS_ENABLED="0",
-    # Seconds; a machine that is busy with something else starts slowly.
-    RAY_raylet_start_wait_time_s="300",
-    RAY_worker_register_timeout_seconds="300",
-)
+from tests.ray_environment import RAY_ENVIRONMENT
+
+# Before Ray is imported.
+os.environ.update(RAY_ENVIRONMENT)
 
 import numpy as np
 import pytest

@@ -53,7 +53,8 @@ def run_attempt(
         config: of the world.
         world: its index.
         attempt: the name of this attempt's folder.
-        stop: asked before every step; once true, the attempt checkpoints and ends.
+        stop: asked before every step and while rows are waited for; once true, the attempt
+            checkpoints and ends.
         report: gets the fields of `workers.world.Progress`.
         beat: a sign of life, called after every step, and while checkpoints are read, rows are
             validated and weights are written whenever something moved; from more threads than

@@ -240,10 +240,8 @@ class _Reader(NamedTuple):
         where = self.storage.where(path)
         with _local(self.storage, path, self.beat) as local:
             try:
-                found, wanted = (
-                    measure(file_chunks(local, self.beat)),
-                    self.manifest.files.get(name),
-                )
+                found = measure(file_chunks(local, self.beat))
+                wanted = self.manifest.files.get(name)
                 if found != wanted:
                     raise _Altered(f"{where}: expected {_words(wanted)}, found {_words(found)}")
                 return parse(local, where)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.05
+_LEAVE_SECONDS = 2.0
+"""How long the end of the thread is waited for; one that waits for storage cannot be woken."""
 
 
-def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+def prefetch(
+    items: Iterable[T], depth: int, *, waiting: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
     """Yield `items` in order while a thread keeps up to `depth` of them ready.
 
     An error of the iterator is raised where its item would have come. When the
-    consumer closes the generator, the thread ends.
+    consumer closes the generator, the thread ends, after the item that it is at.
+
+    Args:
+        items: what is iterated over in the thread.
+        depth: how many are kept ready.
+        waiting: called again and again while none is ready; what it raises ends the wait.
     """
     ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -49,7 +58,11 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     thread.start()
     try:
         while True:
-            more, item = ready.get()
+            try:
+                more, item = ready.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                waiting()
+                continue
             if not more:
                 if item is not None:
                     raise item  # type: ignore[misc]
@@ -57,4 +70,4 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_LEAVE_SECONDS)

@@ -211,7 +211,8 @@ class World:
         """Train to the end of the last epoch.
 
         Args:
-            stop: asked before every step; once true, training ends there.
+            stop: asked before every step and while rows are waited for; once true, training
+                ends there.
             report: told every `runtime.report_steps` steps and at the end of every epoch.
             checkpoint: called every `runtime.checkpoint_steps` steps; where it returns False,
                 again after every step until it returns True.
@@ -226,11 +227,15 @@ class World:
         meter = _Meter(self.steps, clock)
         runtime = self.config.runtime
         due = False
+
+        def halt() -> None:
+            if stop():
+                raise Stopped(f"world {self.index} stopped at step {self.step}")
+
         stream = self._data.batches(self._trained.position, self._trained.left_out)
-        with closing(prefetch(stream, _READY_BATCHES)) as batches:
+        with closing(prefetch(stream, _READY_BATCHES, waiting=halt)) as batches:
             for ready in self._explained(batches):
-                if stop():
-                    raise Stopped(f"world {self.index} stopped at step {self.step}")
+                halt()
                 meter.add(self._train_on(ready), len(ready.examples))
                 beat()
                 if ready.ends_epoch:

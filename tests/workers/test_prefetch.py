@@ -89,3 +89,20 @@ def test_closing_ends_the_threads_of_nested_prefetches() -> None:
 def test_the_thread_ends_with_the_items() -> None:
     assert list(prefetch(range(3), 1)) == [0, 1, 2]
     assert not prefetching()
+
+
+def test_a_consumer_that_waits_can_be_told_to_end() -> None:
+    held = threading.Event()
+
+    def items() -> Iterator[int]:
+        held.wait(60)
+        yield 1
+
+    def halt() -> None:
+        held.set()
+        raise InterruptedError("enough")
+
+    ready = prefetch(items(), 1, waiting=halt)
+    with pytest.raises(InterruptedError, match="enough"):
+        next(ready)
+    assert not prefetching()

@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from workers.config import WorldConfig
 from workers.errors import BadShardError, ConfigError, DataError, StorageError, TrainingError
 from workers.features import Featurizer
 from workers.threads import Pool
+from workers.training_data import Ready, TrainingData
 from workers.world import Progress, Stopped, World
 
 Saved = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]
@@ -102,6 +104,26 @@ def test_a_stopped_world_ends_with_the_same_bits(folder: str, undisturbed: Bits,
     assert saved is not None
     assert saved[2]["step"] == step
     assert resumed(config, saved) == undisturbed
+
+
+def test_a_world_that_waits_for_rows_can_be_stopped(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def outage(*_: object) -> Iterator[Ready]:
+        released.wait(60)
+        yield from ()
+
+    def stop() -> bool:
+        released.set()
+        return True
+
+    monkeypatch.setattr(TrainingData, "batches", outage)
+    world = World(world_config(folder), 2)
+    with pytest.raises(Stopped, match="step 0"):
+        world.train(stop=stop)
+    world.close()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
