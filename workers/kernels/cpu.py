@@ -17,7 +17,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from workers.hashing import first_slot, table_size
-from workers.jit import inline, kernel
+from workers.jit import inline, kernel, prefetch_line
 
 Numbers = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -38,6 +38,11 @@ _C1, _C2, _C3, _C4, _C5, _C6 = (
     )
 )
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_LANES = 64
+_AHEAD = 4
+"""How many rows of the input layer ahead the CPU is asked for one."""
+_LINE, _LINES = 16, 16
+"""Numbers in a cache line, and lines of a row that are asked for: the CPU guesses the rest."""
 
 
 @inline
@@ -47,17 +52,19 @@ def _widen(bits: Any) -> Any:
 
 @inline
 def _narrow(value: Any) -> Any:
-    # To the nearest, ties to even, as the hardware does.
+    # To the nearest, ties to even, as the hardware does. Numba adds two uint32 to a uint64,
+    # which would keep the loop around it from vectorising.
     bits = np.float32(value).view(np.uint32)
-    even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return np.uint16((bits + even) >> np.uint32(16))
+    odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
+    rounded = np.uint32(bits + np.uint32(odd + np.uint32(0x7FFF)))
+    return np.uint16(np.uint32(rounded >> np.uint32(16)))
 
 
 def _load(value: Any) -> Any:
     raise AssertionError("for compiled code")
 
 
-def _store(array: Any, index: Any, value: Any) -> None:
+def _number(array: Any, value: Any) -> Any:
     raise AssertionError("for compiled code")
 
 
@@ -72,13 +79,14 @@ def _load_impl(value: Any) -> Any:
     return wide if value == numba.types.uint16 else same
 
 
-@overload(_store, inline="always")
-def _store_impl(array: Any, index: Any, value: Any) -> Any:
-    def narrow(array: Any, index: Any, value: Any) -> None:
-        array[index] = _narrow(value)
+@overload(_number, inline="always")
+def _number_impl(array: Any, value: Any) -> Any:
+    # What the array holds for a float32. A helper that stored it, too, would not vectorise.
+    def narrow(array: Any, value: Any) -> Any:
+        return _narrow(value)
 
-    def same(array: Any, index: Any, value: Any) -> None:
-        array[index] = value
+    def same(array: Any, value: Any) -> Any:
+        return value
 
     return narrow if array.dtype == numba.types.uint16 else same
 
@@ -94,6 +102,12 @@ def _exp(x: Any) -> Any:
     )
     exponent = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23))
     return power * exponent.view(np.float32)
+
+
+@inline
+def _prefetch_row(table: Any, row: Any) -> None:
+    for column in range(0, min(table.shape[1], _LINE * _LINES), _LINE):
+        prefetch_line(table, row, column)
 
 
 @kernel
@@ -112,17 +126,19 @@ def embedding_bag(
     floor32 = np.float32(floor)
     width = table.shape[1]
     total = np.empty(width, np.float32)
+    last = offsets[stop] - 1
     for row in range(start, stop):
         for j in range(width):
             total[j] = bias[j]
         for position in range(offsets[row], offsets[row + 1]):
+            _prefetch_row(table, ids[min(position + _AHEAD, last)])
             source = table[ids[position]]
             value = values[position]
             for j in range(width):
                 total[j] += value * source[j]
         target = out[row]
         for j in range(width):
-            _store(target, j, max(total[j], floor32))
+            target[j] = _number(target, max(total[j], floor32))
 
 
 @kernel
@@ -132,7 +148,7 @@ def activate(start: int, stop: int, activations: Numbers, bias: Floats, floor: f
     for row in range(start, stop):
         line = activations[row]
         for j in range(line.shape[0]):
-            _store(line, j, max(_load(line[j]) + bias[j], floor32))
+            line[j] = _number(line, max(_load(line[j]) + bias[j], floor32))
 
 
 @kernel
@@ -142,15 +158,30 @@ def relu_gradient(start: int, stop: int, delta: Numbers, activations: Numbers) -
         line, active = delta[row], activations[row]
         for j in range(line.shape[0]):
             if not _load(active[j]) > _ZERO:
-                _store(line, j, _ZERO)
+                line[j] = _number(line, _ZERO)
+
+
+@inline
+def _max(z: Any) -> Any:
+    # A maximum that minds NaNs does not vectorise as one chain, but does as many side by side.
+    tops = np.full(_LANES, -np.inf, np.float32)
+    whole = z.shape[0] - z.shape[0] % _LANES
+    for begin in range(0, whole, _LANES):
+        block = z[begin : begin + _LANES]
+        for lane in range(_LANES):
+            tops[lane] = max(tops[lane], block[lane])
+    top = np.float32(-np.inf)
+    for lane in range(_LANES):
+        top = max(top, tops[lane])
+    for j in range(whole, z.shape[0]):
+        top = max(top, z[j])
+    return top
 
 
 @inline
 def _softmax(z: Any) -> Any:
     # Leave exp(z - max) in z; return the maximum and the sum.
-    top = np.float32(-np.inf)
-    for j in range(z.shape[0]):
-        top = max(top, z[j])
+    top = _max(z)
     total = _ZERO
     for j in range(z.shape[0]):
         z[j] = _exp(z[j] - top)
@@ -189,7 +220,7 @@ def softmax_gradient(
             z[buckets[position]] -= share * total
         factor = scale[row] / total
         for j in range(z.shape[0]):
-            _store(line, j, z[j] * factor)
+            line[j] = _number(line, z[j] * factor)
         losses[row] = np.log(total) + top - at_labels
 
 
@@ -210,28 +241,37 @@ def bce_gradient(
     of sigmoid(logits + bias); a bucket's target is 1 if any label fell into it.
     A row's buckets are sorted, so that repeats stand side by side.
     """
-    z = np.empty(logits.shape[1], np.float32)
+    width = logits.shape[1]
+    z = np.empty(-(-width // _LANES) * _LANES, np.float32)
+    products = np.empty(_LANES, np.float32)
+    sums = np.empty(_LANES, np.float32)
     for row in range(start, stop):
         line = logits[row]
-        loss = _ZERO
-        # The sum of log(1 + small) as the log of a product, which stays below
-        # 2^64: a log for every bucket would cost more than all the rest.
-        for begin in range(0, z.shape[0], 64):
-            product = _ONE
-            for j in range(begin, min(begin + 64, z.shape[0])):
-                x = _load(line[j]) + bias[j]
-                small = _exp(-abs(x))
-                loss += max(x, _ZERO)
-                product *= _ONE + small
-                z[j] = (_ONE if x >= _ZERO else small) / (_ONE + small)
-            loss += np.log(product)
+        for j in range(width):
+            z[j] = _load(line[j]) + bias[j]
+        z[width:] = -np.inf
+        sums[:] = _ZERO
+        # The sum of log(1 + small) as the log of a product of at most 64 factors, which stays
+        # below 2^64: a log for every bucket would cost more than all the rest.
+        for begin in range(0, z.shape[0], 64 * _LANES):
+            products[:] = _ONE
+            for block in range(begin, min(begin + 64 * _LANES, z.shape[0]), _LANES):
+                x = z[block : block + _LANES]
+                for lane in range(_LANES):
+                    small = _exp(-abs(x[lane]))
+                    sums[lane] += max(x[lane], _ZERO)
+                    products[lane] *= _ONE + small
+                    x[lane] = (_ONE if x[lane] >= _ZERO else small) / (_ONE + small)
+            for lane in range(_LANES):
+                sums[lane] += np.log(products[lane])
+        loss = sums.sum()
         for position in range(offsets[row], offsets[row + 1]):
             bucket = buckets[position]
             if position == offsets[row] or bucket != buckets[position - 1]:
                 loss -= _load(line[bucket]) + bias[bucket]
                 z[bucket] -= _ONE
-        for j in range(z.shape[0]):
-            _store(line, j, z[j] * scale[row])
+        for j in range(width):
+            line[j] = _number(line, z[j] * scale[row])
         losses[row] = loss
 
 
@@ -290,7 +330,7 @@ def adam_matrix(
         w, m, v, g, narrow = weight[row], first[row], second[row], gradient[row], copy[row]
         for j in range(w.shape[0]):
             w[j], m[j], v[j] = _adam(w[j], _load(g[j]), m[j], v[j], rate32, correction32)
-            _store(narrow, j, w[j])
+            narrow[j] = _number(narrow, w[j])
 
 
 @kernel
@@ -340,6 +380,7 @@ def adagrad_rows(
     gradient = np.empty(width, np.float32)
     for position in range(start, stop):
         feature = features[position]
+        _prefetch_row(table, features[min(position + _AHEAD, stop - 1)])
         gradient[:] = _ZERO
         for occurrence in range(starts[position], starts[position + 1]):
             source = delta[rows[occurrence]]
