@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -27,20 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 
 from benchmarks.datasets import SETS, BenchmarkSet, find_sets
 from benchmarks.tables import write_table
+from benchmarks.writing import RESULTS, ROOT, machine
 from orchestrator import Ensemble, load_config, train
 from orchestrator.config import RunConfig
 from orchestrator.ensemble import Evaluation, evaluate
 from orchestrator.ensemble.combiners import COMBINERS
 from orchestrator.views import WorldView
 
-ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / ".bench" / "accuracy"
-RESULTS = ROOT / "benchmarks" / "results"
 PEERS = ("omikuji", "pecos")
 ONE_VS_ALL = 50_000
 """Most classes for which one network over all of them is trained."""
@@ -219,25 +215,6 @@ def measure_peer(chosen: BenchmarkSet, peer: str, python: str) -> None:
     command = ["-m", "benchmarks.peers", "--set", chosen.name, "--peer", peer, "--out", str(path)]
     if subprocess.run([python, *command], cwd=ROOT).returncode:
         print(f"{chosen.name}: {peer} did not finish; it is left out of the table")
-
-
-def machine() -> dict[str, Any]:
-    """Return the machine in words."""
-    return {
-        "cpu": next(
-            (
-                line.split(":")[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            platform.machine(),
-        ),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pyarrow": pa.__version__,
-    }
 
 
 def lines(name: str) -> Callable[[Sequence[WorldView]], None]:

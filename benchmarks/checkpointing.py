@@ -12,7 +12,6 @@ benchmarks/results/checkpointing.json and checkpointing.md.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.accuracy import RESULTS, machine
+from benchmarks.writing import write_results
 from workers.checkpoints import Checkpoints
 from workers.config import (
     DataConfig,
@@ -71,11 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         results = measured(Path(folder), arguments.steps, arguments.dimension)
-    (RESULTS / "checkpointing.json").write_text(
-        json.dumps({"schema": 1, "machine": machine(), **results}, indent=1) + "\n"
-    )
-    (RESULTS / "checkpointing.md").write_text(table(results))
-    print(table(results))
+    write_results("checkpointing", results, table(results))
 
 
 def measured(folder: Path, steps: int, dimension: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ kept. Writes benchmarks/results/featurizing.json and featurizing.md.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -19,13 +18,13 @@ from typing import Any
 import pyarrow as pa
 from scipy.sparse import hstack
 
-from benchmarks.accuracy import RESULTS, machine
 from benchmarks.datasets import find_sets, read_column
+from benchmarks.writing import QUICK, markdown, write_results
 from workers.config import DataConfig, FeaturesConfig
 from workers.features import Featurizer
 
 SETS = ("api_search", "tldr", "omw", "debian_depends")
-ROWS = 50_000
+ROWS = 5_000 if QUICK else 50_000
 BATCH = 1024
 ROUNDS = 3
 
@@ -42,10 +41,7 @@ def main() -> None:
         column = read_column(chosen.train, chosen.text[0]).slice(0, ROWS)
         results[chosen.name] = measured(pa.table({"text": column.combine_chunks()}))
         print(chosen.name, results[chosen.name], flush=True)
-    (RESULTS / "featurizing.json").write_text(
-        json.dumps({"schema": 1, "machine": machine(), "sets": results}, indent=1) + "\n"
-    )
-    (RESULTS / "featurizing.md").write_text(table(results))
+    write_results("featurizing", {"sets": results}, table(results))
 
 
 def measured(rows: pa.Table) -> dict[str, Any]:
@@ -103,15 +99,20 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "Made by `make bench-featurizing`: rows a second on one core, word 1-2-grams and character"
         " 4-grams.",
         "",
-        "| set | characters a row | manyworlds | HashingVectorizer | ratio |",
-        "|---|---|---|---|---|",
+        *markdown(
+            ("set", "characters a row", "manyworlds", "HashingVectorizer", "ratio"),
+            [
+                (
+                    name,
+                    found["characters_a_row"],
+                    f"{found['rows_a_second']['manyworlds']:,}",
+                    f"{found['rows_a_second']['scikit_learn']:,}",
+                    found["ratio"],
+                )
+                for name, found in results.items()
+            ],
+        ),
     ]
-    for name, found in results.items():
-        rates = found["rows_a_second"]
-        lines.append(
-            f"| {name} | {found['characters_a_row']} | {rates['manyworlds']:,}"
-            f" | {rates['scikit_learn']:,} | {found['ratio']} |"
-        )
     return "\n".join(lines) + "\n"
 
 

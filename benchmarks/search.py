@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.accuracy import JOBS, RESULTS, RUNS, machine, settings
+from benchmarks.accuracy import JOBS, RUNS, settings
 from benchmarks.datasets import BenchmarkSet, find_sets
+from benchmarks.writing import RESULTS, machine
 from orchestrator import Ensemble, train
 from orchestrator.ensemble import evaluate
 

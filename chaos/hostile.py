@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import RESULTS, machine
+from benchmarks.writing import RESULTS, machine
 from tests.orchestrator.hostile import Case, Generator
 from tests.orchestrator.hostile_doors import Outcome, Subject, doors
 

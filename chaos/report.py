@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import machine
+from benchmarks.writing import machine
 
 _TEMPORARY = re.compile(r"/\S*/pytest-\d+/")
 """The folder of a session's temporary files, which tells nobody anything."""

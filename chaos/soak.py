@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.accuracy import RESULTS, machine
+from benchmarks.writing import RESULTS, machine
 from chaos.looking import PROCESS, RESUMED
 from orchestrator import api
 from orchestrator.config import RunConfig, load

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from orchestrator.config import RunConfig
-from workers.shards import ShardSet, steps_per_epoch
+import torch
 
-_INFLATION = 4
-"""Bytes in memory for each byte of compressed Parquet, roughly."""
+from orchestrator.config import RunConfig
+from workers.classifier import choose_bf16
+from workers.memory import Memory, predict
+from workers.shards import ShardSet, row_size, steps_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,10 @@ class Plan:
     """Of the training shards as they are stored."""
     parameters: int
     steps: int
-    memory: int
-    """Bytes on the device while training, estimated."""
-    host_memory: int
-    """Bytes for blocks of rows, estimated."""
+    memory: Memory
+    """Of one world at its peak, predicted."""
+    on_gpu: bool
+    """Whether worlds are expected to train on GPUs."""
     read: int
     """Bytes that all worlds read together, at most: columns that no world asks for stay unread."""
 
@@ -42,15 +43,25 @@ def plan(config: RunConfig, shards: ShardSet) -> Plan:
     epoch = steps_per_epoch(
         shards.rows, block_rows=config.data.block_rows, batch_size=config.training.batch_size
     )
-    block = min(config.data.block_rows, shards.rows) * size * _INFLATION // shards.rows
+    steps = epoch * config.training.epochs
+    on_gpu = expects_gpus(config)
+    precision = config.training.precision
+    # Without a GPU here to ask, the workers' are taken for modern ones.
+    bf16 = precision != "fp32" if on_gpu else choose_bf16(precision, "cpu")
     return Plan(
         worlds=config.worlds,
         rows=shards.rows,
         data_bytes=size,
         parameters=parameters(config),
-        steps=epoch * config.training.epochs,
-        memory=memory(config),
-        host_memory=3 * block,
+        steps=steps,
+        memory=predict(
+            config.world_config(),
+            bf16=bf16,
+            rows=shards.rows,
+            row=row_size(shards, config.data, config.features),
+            steps=steps,
+        ),
+        on_gpu=on_gpu,
         read=size * config.training.epochs * config.worlds,
     )
 
@@ -61,16 +72,9 @@ def parameters(config: RunConfig) -> int:
     return sum(inputs * outputs + outputs for inputs, outputs in pairwise(widths))
 
 
-def memory(config: RunConfig) -> int:
-    """Return an estimate of a world's bytes in training.
-
-    float32 weights; one float of Adagrad for each of the d rows of the input
-    layer; two floats of Adam, a gradient and a bf16 copy for every other
-    parameter; activations and their gradients, (batch, width) float32 of every
-    layer.
-    """
-    count = parameters(config)
-    dense = count - config.features.dimension * config.model.hidden[0]
-    widths = sum(config.model.hidden) + config.partition.buckets
-    activations = 2 * 4 * config.training.batch_size * widths
-    return 4 * count + 4 * config.features.dimension + (8 + 4 + 2) * dense + activations
+def expects_gpus(config: RunConfig) -> bool:
+    """Return whether worlds will train on GPUs, as far as this machine can tell."""
+    gpus, device = config.cluster.gpus_per_world, config.runtime.device
+    if device != "auto":
+        return device != "cpu"
+    return torch.cuda.is_available() if gpus == "auto" else bool(gpus)

@@ -37,11 +37,7 @@ def dry_run(config: RunConfig, plan: Plan) -> list[str]:
         ("worlds", f"{plan.worlds}, {placement(config.cluster)}"),
         ("classes", f"{classes:,} in {buckets:,} buckets, {classes / buckets:.1f} a bucket"),
         ("parameters", f"{plan.parameters:,} a world, {total:,} in all"),
-        (
-            "memory",
-            f"about {size(plan.memory)} a world on its device,"
-            f" {size(plan.host_memory)} beside it for rows",
-        ),
+        ("memory", _memory(plan)),
         ("data", f"{plural(plan.rows, 'row')}, {size(plan.data_bytes)}"),
         (
             "read",
@@ -52,6 +48,14 @@ def dry_run(config: RunConfig, plan: Plan) -> list[str]:
         ("ensemble", f"about {size(plan.ensemble_bytes)}"),
     ]
     return [f"{name:11}{text}" for name, text in rows]
+
+
+def _memory(plan: Plan) -> str:
+    libraries = "half a gigabyte for Python and its libraries"
+    if plan.on_gpu:
+        device, host = size(plan.memory.device), size(plan.memory.host)
+        return f"{device} of its GPU a world, {host} beside it, and {libraries}"
+    return f"{size(plan.memory.total)} a world, and {libraries}"
 
 
 def placement(cluster: ClusterConfig) -> str:

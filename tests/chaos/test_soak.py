@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import RESULTS
+from benchmarks.writing import RESULTS
 from chaos import soak
 from orchestrator.run import Run
 from orchestrator.state import WorldState

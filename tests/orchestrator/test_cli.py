@@ -204,7 +204,7 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(site: Site, tmp_path: Pat
         "steps": "40 a world, of 64 rows",
         "ensemble": f"about {12 * parameters / 1000:.1f} kB",
     }
-    assert said["memory"].startswith("about ")
+    assert said["memory"].endswith(" MB a world, and half a gigabyte for Python and its libraries")
     assert ended.next_commands[0] == ["train", f"run={run}", *site.settings]
     assert not run.exists()
 

@@ -129,8 +129,9 @@ class CpuSteps:
         unbiased = rate / (1 - 0.9**step), 1 / (1 - 0.999**step) ** 0.5
         self._pool.run_tasks(
             [
-                *self._input_tasks(examples, deltas[0], input_rate, unbiased),
+                # The long tasks first, so that none of them is what all wait for.
                 *self._layer_tasks(activations, deltas, unbiased),
+                *self._input_tasks(examples, deltas[0], input_rate, unbiased),
             ]
         )
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))

@@ -14,6 +14,7 @@ from workers.shards.files import ShardSet, read_table
 from workers.shards.left_out import LeftOut, LeftOuts, read_left_out
 from workers.shards.order import LANES, Position, Slice, plan_epoch, steps_per_epoch
 from workers.shards.reading import Block, shuffled_blocks, tables_in_order
+from workers.shards.sizes import RowSize, row_size
 
 __all__ = [
     "LANES",
@@ -22,6 +23,7 @@ __all__ = [
     "LeftOut",
     "LeftOuts",
     "Position",
+    "RowSize",
     "ShardSet",
     "Slice",
     "check_rows",
@@ -29,6 +31,7 @@ __all__ = [
     "plan_epoch",
     "read_left_out",
     "read_table",
+    "row_size",
     "shuffled_blocks",
     "steps_per_epoch",
     "tables_in_order",

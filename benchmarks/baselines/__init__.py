@@ -1,0 +1,1 @@
+"""What a user would train instead of worlds, each in plain Torch."""
