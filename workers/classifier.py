@@ -164,9 +164,7 @@ def prepare_examples(batch: Batch, partition: Partition) -> Examples:
     """Return a batch ready to train on: labels as buckets, features with their rows."""
     buckets = partition.buckets_of(batch.labels)
     offsets = batch.label_offsets
-    if len(buckets) and np.diff(offsets).max() > 1:
-        rows = np.repeat(np.arange(len(batch)), np.diff(offsets))
-        buckets = buckets[np.lexsort((buckets, rows))]
+    cpu.sort_within_rows(offsets, buckets)
     features, starts, rows32, values = cpu.transpose(
         batch.feature_offsets, batch.feature_ids, batch.feature_values
     )

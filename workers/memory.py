@@ -9,12 +9,10 @@ from workers.classifier import parameter_shapes
 from workers.config import WorldConfig
 from workers.shards import RowSize
 
-_BLOCKS = 4
-"""Blocks of rows in memory: the one that is trained on, the one that is ready, and the one that
-is read and then shuffled into a copy."""
-_CUT = 4
-"""As many blocks again where row groups are cut by blocks: the rests that wait, and what Arrow
-keeps of them."""
+_BLOCKS = 8
+"""Blocks' worth of rows in memory: the block that is trained on, the one that is ready, the one
+that is read and then shuffled into a copy, the rests of the row groups that blocks cut, and what
+Arrow keeps."""
 _BATCHES = 10
 """Batches in memory: those that are ready, the one that is made and the one that is trained on."""
 _FEATURE_BYTES = 18
@@ -84,12 +82,11 @@ def predict(
     # A gradient beside each hidden layer's activations; the logits turn into theirs in place.
     widths = 2 * sum(config.model.hidden) + config.partition.buckets
     block = min(config.data.block_rows, rows)
-    blocks = _BLOCKS * block + _CUT * min(block, rows - block)
     features = _BATCHES * batch * row.features
     return Memory(
         weights=4 * parameters + 2 * products,
         optimizer=state,
         activations=batch * widths * number,
         checkpoint=4 * parameters + state if steps > config.runtime.checkpoint_steps else 0,
-        rows=round(blocks * row.bytes + features * _FEATURE_BYTES) + _BESIDE,
+        rows=round(_BLOCKS * block * row.bytes + features * _FEATURE_BYTES) + _BESIDE,
     )

@@ -435,3 +435,10 @@ def transpose(offsets: Offsets, ids: Ids, values: Floats) -> tuple[Ids, Offsets,
             out[free[slot]] = values[position]
             free[slot] += 1
     return features[:used], starts, rows, out
+
+
+@kernel
+def sort_within_rows(offsets: Offsets, buckets: Ids) -> None:
+    """Sort, in place, each row's buckets[offsets[i]:offsets[i + 1]]."""
+    for row in range(offsets.shape[0] - 1):
+        buckets[offsets[row] : offsets[row + 1]].sort()
