@@ -12,7 +12,7 @@ from workers.kernels import cpu
 from workers.kernels.steps import bits
 from workers.threads import Pool, spans
 
-ROWS = 64
+ROWS = 256
 """Rows of a batch whose K logits are held at a time."""
 _IMPORTANCE = 0.1
 """Weight of the loss that keeps experts equally used (Shazeer et al. 2017, section 4)."""

@@ -1,0 +1,1 @@
+"""How near a training step comes to what the machine can do."""

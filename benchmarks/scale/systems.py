@@ -1,0 +1,255 @@
+"""The systems that are compared, each trained and measured in the process that calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.baselines.mixture import Mixture
+from benchmarks.baselines.rows import Bags, bags, first_labels
+from benchmarks.baselines.sampled_softmax import SampledSoftmax
+from benchmarks.datasets import CACHE, BenchmarkSet, Lists, find_sets
+from benchmarks.engine.peak import resident, train_a_little
+from benchmarks.peers import TOP, metrics
+from benchmarks.writing import QUICK
+from examples.product_search import Catalogue, write
+from orchestrator import Ensemble, load_config, train
+from orchestrator.config import RunConfig
+from orchestrator.ensemble import evaluate
+from workers.features import Featurizer
+from workers.partition import Partition, partition_for
+from workers.shards import Position, ShardSet, tables_in_order
+from workers.threads import Pool
+from workers.training_data import TrainingData
+from workers.world import World
+
+GENERATED = {"generated-10^4": 10**4, "generated-10^5": 10**5, "generated-10^6": 10**6}
+SETS = (*GENERATED, "omw")
+SYSTEMS = ("mach", "one_vs_all", "sampled", "mixture")
+DIMENSION, HIDDEN = 32_768, 64
+WORLDS = 4 if QUICK else 16
+BUCKETS = {10**4: 2048, 10**5: 8192, 10**6: 16_384}
+"""B for K up to so many classes."""
+TRAIN_ROWS = 20_000 if QUICK else 1_000_000
+TEST_ROWS = 500 if QUICK else 5_000
+NEGATIVES = 4096
+EXPERTS = 16
+EXPERT_SHARE = 0.1
+"""Of the mixture's parameters, those of its experts."""
+ASKED = 64
+"""Test rows whose K scores are held at a time."""
+COMBINER = "log"
+
+Found = dict[str, Any]
+Scores = Callable[[Any], NDArray[np.float32]]
+
+
+def find(name: str) -> BenchmarkSet:
+    """Return a set, written first if it is a generated one that is not there."""
+    if name not in GENERATED:
+        found, left_out = find_sets([name])
+        if not found:
+            raise SystemExit(left_out[0])
+        return found[0]
+    folder = CACHE / f"{name}-{TRAIN_ROWS}"
+    if not (folder / "done").exists():
+        write(folder, Catalogue(GENERATED[name]), train=TRAIN_ROWS, test=TEST_ROWS)
+        (folder / "done").touch()
+    return BenchmarkSet(
+        name=name,
+        train=folder / "train",
+        test=folder / "test",
+        classes=GENERATED[name],
+        class_names=None,
+        text=("query",),
+    )
+
+
+def settings(chosen: BenchmarkSet, run: str, *, worlds: int, buckets: int) -> RunConfig:
+    """Return the settings of a run of worlds."""
+    return load_config(
+        overrides=[
+            f"run={run}",
+            f"worlds={worlds}",
+            f"partition.buckets={buckets}",
+            f"data.train={chosen.train}",
+            f"data.classes={chosen.classes}",
+            f"data.text=[{','.join(chosen.text)}]",
+            f"data.labels={chosen.labels}",
+            f"features.dimension={DIMENSION}",
+            f"model.hidden=[{HIDDEN}]",
+            "training.epochs=1",
+            "cluster.address=none",
+        ]
+    )
+
+
+def buckets(chosen: BenchmarkSet) -> int:
+    """Return the B that worlds of a set have."""
+    return next(b for classes, b in BUCKETS.items() if chosen.classes <= 1.1 * classes)
+
+
+def mach(chosen: BenchmarkSet) -> Found:
+    """Train the worlds in turn, and measure what 1, 2, 4, … of them give."""
+    with tempfile.TemporaryDirectory() as run:
+        config = settings(chosen, run, worlds=WORLDS, buckets=buckets(chosen))
+        before = warm(config)
+        summary = train(config)
+        grown = resident("VmHWM") - before
+        assert summary.ensemble is not None
+        receipts = [
+            json.loads(path.read_text())
+            for path in Path(run).glob("worlds/*/attempts/*/final/receipt.json")
+        ]
+        evaluation = evaluate(
+            Ensemble.load(summary.ensemble),
+            str(chosen.test),
+            ks=(1, 10, TOP),
+            combiners=[COMBINER],
+            limit=TEST_ROWS,
+        )
+    world = statistics.median(receipt["seconds"] for receipt in receipts)
+    parameters = DIMENSION * HIDDEN + HIDDEN + (HIDDEN + 1) * config.partition.buckets
+    return {
+        "buckets": config.partition.buckets,
+        "seconds_a_world": round(world, 2),
+        "parameters_a_world": parameters,
+        "peak_bytes": grown,
+        "metrics": {
+            str(worlds): {key: round(found[key], 5) for key in ("P@1", "R@10", "R@100")}
+            for (_, worlds), found in evaluation.metrics.items()
+        },
+    }
+
+
+def one_vs_all(chosen: BenchmarkSet) -> Found:
+    """Train one softmax over all classes: a world whose buckets are the classes."""
+    config = settings(chosen, "unnamed", worlds=1, buckets=chosen.classes)
+    before = warm(config)
+    with closing(World(config.world_config(), 0)) as world:
+        began = time.perf_counter()
+        world.train()
+        seconds = time.perf_counter() - began
+        grown = resident("VmHWM") - before
+        parameters = sum(tensor.numel() for tensor in world.parameters.values())
+        best, truth = ranked(
+            chosen, config, world.partition, lambda batch: world.classifier.probabilities(batch)
+        )
+    return told(seconds, parameters, grown, metrics(best, truth, chosen.classes))
+
+
+class Rival(Protocol):
+    """A baseline in plain Torch."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learnt."""
+
+    def step(self, rows: Bags, labels: torch.Tensor, factor: float) -> float:
+        """Make one step and return the loss."""
+
+    def scores(self, rows: Bags) -> torch.Tensor:
+        """Return (n, K) scores."""
+
+
+def sampled(chosen: BenchmarkSet) -> Found:
+    """Train a sampled softmax."""
+    return rival(
+        chosen,
+        lambda: SampledSoftmax(DIMENSION, HIDDEN, chosen.classes, negatives=NEGATIVES),
+    )
+
+
+def mixture(chosen: BenchmarkSet) -> Found:
+    """Train a mixture of experts with as many parameters as the ensemble."""
+    b = buckets(chosen)
+    wanted = WORLDS * (DIMENSION * HIDDEN + HIDDEN + (HIDDEN + 1) * b)
+    width = max(4, int((1 - EXPERT_SHARE) * wanted / (DIMENSION + chosen.classes)))
+    inner = max(4, int(EXPERT_SHARE * wanted / (2 * EXPERTS * width)))
+    pool = Pool()
+    found = rival(
+        chosen,
+        lambda: Mixture(DIMENSION, width, chosen.classes, experts=EXPERTS, inner=inner, pool=pool),
+    )
+    pool.close()
+    return {**found, "width": width, "inner": inner, "experts": EXPERTS}
+
+
+def rival(chosen: BenchmarkSet, make: Callable[[], Rival]) -> Found:
+    """Train a baseline on the same batches as a world, and measure it."""
+    config = settings(chosen, "unnamed", worlds=1, buckets=chosen.classes)
+    before = warm(config)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    world = config.world_config()
+    partition = partition_for(world.partition, chosen.classes, config.seed, 0)
+    began = time.perf_counter()
+    data = TrainingData(world, 0, partition, {})
+    made = make()
+    for step, ready in enumerate(data.batches(Position(), ())):
+        factor = 1.0 - step / data.steps
+        made.step(bags(ready.examples), first_labels(ready.examples), factor)
+    seconds = time.perf_counter() - began
+    grown = resident("VmHWM") - before
+
+    def scores(batch: Any) -> NDArray[np.float32]:
+        rows = Bags(
+            ids=torch.from_numpy(batch.feature_ids.astype(np.int64)),
+            offsets=torch.from_numpy(batch.feature_offsets),
+            values=torch.from_numpy(batch.feature_values),
+        )
+        return made.scores(rows).numpy()
+
+    best, truth = ranked(chosen, config, partition, scores)
+    return told(seconds, made.parameters, grown, metrics(best, truth, chosen.classes))
+
+
+def ranked(
+    chosen: BenchmarkSet, config: RunConfig, partition: Partition, scores: Scores
+) -> tuple[NDArray[np.int64], Lists]:
+    """Return each test row's best buckets, where every class has one, and those of its labels."""
+    featurizer = Featurizer(config.data, config.features, config.seed, 0)
+    best, offsets, labels = [], [np.zeros(1, np.int64)], []
+    for table in tables_in_order(
+        ShardSet(str(chosen.test)), config.data, rows=ASKED, limit=TEST_ROWS
+    ):
+        batch = featurizer.batch(table, labels=True)
+        found = torch.from_numpy(scores(batch)).topk(min(TOP, chosen.classes)).indices
+        best.append(found.numpy().astype(np.int64))
+        offsets.append(batch.label_offsets[1:] + offsets[-1][-1])
+        labels.append(partition.buckets_of(batch.labels).astype(np.int64))
+    return np.concatenate(best), Lists(np.concatenate(offsets), np.concatenate(labels))
+
+
+def warm(config: RunConfig) -> int:
+    """Compile and load what a world needs, and return the bytes that the process has then."""
+    train_a_little(config.world_config())
+    return resident("VmRSS")
+
+
+def told(seconds: float, parameters: int, grown: int, found: dict[str, float]) -> Found:
+    """Return what is kept of a baseline."""
+    return {
+        "seconds": round(seconds, 2),
+        "parameters": parameters,
+        "peak_bytes": grown,
+        "metrics": {key: found[key] for key in ("P@1", "R@10", "R@100")},
+    }
+
+
+MEASURES: dict[str, Callable[[BenchmarkSet], Found]] = {
+    "mach": mach,
+    "one_vs_all": one_vs_all,
+    "sampled": sampled,
+    "mixture": mixture,
+}
