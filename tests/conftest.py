@@ -25,6 +25,10 @@ settings.register_profile(
 )
 settings.load_profile("manyworlds")
 
+if not torch.cuda.is_available():
+    # Before Triton is imported: kernels for GPUs run on the CPU then, and slowly.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:

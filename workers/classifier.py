@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +15,13 @@ from workers.batch import Batch
 from workers.config import WorldConfig
 from workers.errors import ConfigError, StorageError
 from workers.hashing import derive_seed
-from workers.kernels import cpu
+from workers.kernels.batches import sort_within_rows, transpose
 from workers.kernels.steps import CpuSteps, Examples, Rows, Steps, TorchSteps
 from workers.partition import Partition
 from workers.threads import Pool
+
+if TYPE_CHECKING:
+    from workers.kernels.gpu import GpuSteps
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -65,7 +69,7 @@ class BucketClassifier:
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16, pool=pool
             )
         else:
-            self._steps = TorchSteps(
+            self._steps = _gpu_steps()(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16
             )
 
@@ -164,8 +168,8 @@ def prepare_examples(batch: Batch, partition: Partition) -> Examples:
     """Return a batch ready to train on: labels as buckets, features with their rows."""
     buckets = partition.buckets_of(batch.labels)
     offsets = batch.label_offsets
-    cpu.sort_within_rows(offsets, buckets)
-    features, starts, rows32, values = cpu.transpose(
+    sort_within_rows(offsets, buckets)
+    features, starts, rows32, values = transpose(
         batch.feature_offsets, batch.feature_ids, batch.feature_values
     )
     weights = np.ones(len(batch), np.float32) if batch.weights is None else batch.weights
@@ -214,6 +218,15 @@ def describe_device(device: str, *, bf16: bool) -> str:
     if device != "cpu":
         kind = torch.cuda.get_device_name(device)
     return f"{device} {kind} {'bf16' if bf16 else 'fp32'}"
+
+
+def _gpu_steps() -> type[GpuSteps] | type[TorchSteps]:
+    try:
+        # Triton comes with Torch's builds for GPUs, not with those for CPUs.
+        from workers.kernels.gpu import GpuSteps
+    except ImportError:
+        return TorchSteps
+    return GpuSteps
 
 
 def _listing(shapes: Shapes) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.baselines.rows import Bags, Embedding
-from workers.kernels import cpu
+from workers.kernels.losses import softmax_gradient
 from workers.kernels.steps import bits
 from workers.threads import Pool, spans
 
@@ -151,7 +151,7 @@ class Mixture:
             part = slice(start, stop)
             logits = torch.mm(narrow[part], head.T)
             self._pool.run(
-                lambda a, b, logits=logits, part=part: cpu.softmax_gradient(
+                lambda a, b, logits=logits, part=part: softmax_gradient(
                     a,
                     b,
                     bits(logits),

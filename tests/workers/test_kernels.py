@@ -7,73 +7,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.workers.builders import bits, copies, world_config
+from tests.workers.builders import bits, copies
+from tests.workers.networks import (
+    INPUT_RATE,
+    RATE,
+    batch_of,
+    difference,
+    examples_of,
+    network,
+    trained,
+)
 from workers.batch import Batch
-from workers.classifier import first_state, first_weights, prepare_examples
+from workers.classifier import first_state
 from workers.config import WorldConfig
-from workers.kernels import cpu
-from workers.kernels.steps import CpuSteps, Examples, Steps, Tensors, TorchSteps
-from workers.partition import PermutationPartition
+from workers.kernels.batches import transpose
+from workers.kernels.losses import bce_probabilities, softmax_probabilities
+from workers.kernels.steps import CpuSteps, Examples, Tensors, TorchSteps
 from workers.threads import Pool
-
-INPUT_RATE, RATE = 0.3, 0.01
-
-
-def network(
-    *,
-    d: int = 40,
-    hidden: tuple[int, ...] = (8,),
-    buckets: int = 12,
-    activation: str = "relu",
-    loss: str = "softmax",
-) -> tuple[WorldConfig, Tensors]:
-    """Return first weights whose biases are not zero either."""
-    config = world_config(
-        "-",
-        dimension=d,
-        hidden=hidden,
-        buckets=buckets,
-        classes=5 * buckets,
-        activation=activation,
-        loss=loss,
-    )
-    weights = first_weights(config, 0)
-    generator = torch.Generator().manual_seed(1)
-    for name, tensor in weights.items():
-        tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
-        assert tensor.is_contiguous(), name
-    return config, weights
-
-
-def batch_of(rng: np.random.Generator, rows: int, config: WorldConfig, *, labels: int = 3) -> Batch:
-    """Return random rows: some without features, some with many labels, weights from 0 to 2."""
-    d = config.features.dimension
-    sizes = rng.integers(0, min(9, d), rows)
-    counts = rng.integers(1, labels + 1, rows)
-    ids = [rng.permutation(d)[:size] for size in sizes]
-    return Batch(
-        feature_offsets=np.concatenate([[0], sizes.cumsum()]).astype(np.int64),
-        feature_ids=np.concatenate([*ids, []]).astype(np.int32),
-        feature_values=rng.normal(size=sizes.sum()).astype(np.float32),
-        label_offsets=np.concatenate([[0], counts.cumsum()]).astype(np.int64),
-        labels=rng.integers(0, config.data.classes, counts.sum()),
-        weights=rng.uniform(0, 2, rows).astype(np.float32),
-    )
-
-
-def examples_of(batch: Batch, config: WorldConfig) -> Examples:
-    partition = PermutationPartition(config.data.classes, config.partition.buckets, 9)
-    return prepare_examples(batch, partition)
-
-
-def trained(
-    steps: Steps, parameters: Tensors, batches: list[Examples]
-) -> tuple[Tensors, list[float]]:
-    losses = [
-        steps.train(examples, step=step + 1, input_rate=INPUT_RATE, rate=RATE)
-        for step, examples in enumerate(batches)
-    ]
-    return parameters, losses
 
 
 def both(
@@ -86,14 +36,6 @@ def both(
         one = trained(compiled, mine, batches)
     plain = TorchSteps(theirs, first_state(theirs), loss=loss, relu=relu, bf16=bf16)
     return one, trained(plain, theirs, batches)
-
-
-def difference(one: Tensors, other: Tensors, start: Tensors) -> float:
-    """Return how far two trainings ended apart, over how far they went."""
-    apart = sum(float((one[n] - other[n]).double().square().sum()) for n in start)
-    moved = sum(float((other[n] - start[n]).double().square().sum()) for n in start)
-    assert moved > 0
-    return float((apart / moved) ** 0.5)
 
 
 @given(
@@ -267,7 +209,7 @@ def test_transpose_lists_every_features_rows(rows: int, d: int, stride: int, see
     config, _ = network(d=20)
     batch = batch_of(np.random.default_rng(seed), rows, config)
     ids = batch.feature_ids % np.int32(d) * np.int32(stride)
-    features, starts, feature_rows, values = cpu.transpose(
+    features, starts, feature_rows, values = transpose(
         batch.feature_offsets, ids, batch.feature_values
     )
     owner = np.repeat(np.arange(rows), np.diff(batch.feature_offsets)).tolist()
@@ -286,7 +228,7 @@ def test_softmax_is_exact_to_float32(rng: np.random.Generator, spread: float) ->
     logits = rng.normal(scale=spread, size=(20, 300)).astype(np.float32)
     bias = rng.normal(size=300).astype(np.float32)
     out = np.empty_like(logits)
-    cpu.softmax_probabilities(0, 20, logits, bias, out)
+    softmax_probabilities(0, 20, logits, bias, out)
     # The sum as the kernel takes it: what is measured here is exp.
     z = (logits + bias).astype(np.float64)
     powers = np.exp(z - z.max(1, keepdims=True))
@@ -302,8 +244,8 @@ def test_softmax_is_exact_to_float32(rng: np.random.Generator, spread: float) ->
 def test_probabilities_of_extreme_logits(logit: float) -> None:
     logits = np.array([[logit, 0.0, 0.0]], np.float32)
     out = np.empty((2, 3), np.float32)
-    cpu.softmax_probabilities(0, 1, logits, np.zeros(3, np.float32), out[:1])
-    cpu.bce_probabilities(0, 1, logits, np.zeros(3, np.float32), out[1:])
+    softmax_probabilities(0, 1, logits, np.zeros(3, np.float32), out[:1])
+    bce_probabilities(0, 1, logits, np.zeros(3, np.float32), out[1:])
     certain = 1.0 if logit > 0 else 0.0
     assert out[0] == pytest.approx([certain, (1 - certain) / 2, (1 - certain) / 2], abs=1e-30)
     assert out[1] == pytest.approx([certain, 0.5, 0.5], abs=1e-30)

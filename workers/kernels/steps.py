@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.kernels import cpu, reference
+from workers.kernels.losses import (
+    bce_gradient,
+    bce_probabilities,
+    softmax_gradient,
+    softmax_probabilities,
+)
 from workers.threads import Pool, Task, spans
 
 ROWS = 256
@@ -106,8 +112,8 @@ class CpuSteps:
         self._products = [parameters[f"layer.{i}.weight"] for i in range(self._layers)]
         if bf16:
             self._products = [weight.to(torch.bfloat16) for weight in self._products]
-        self._gradient = cpu.softmax_gradient if loss == "softmax" else cpu.bce_gradient
-        self._squash = cpu.softmax_probabilities if loss == "softmax" else cpu.bce_probabilities
+        self._gradient = softmax_gradient if loss == "softmax" else bce_gradient
+        self._squash = softmax_probabilities if loss == "softmax" else bce_probabilities
         self._scratch: dict[tuple[str, int], Tensor] = {}
         self._rows = 0
 
