@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format clean distclean
-.PHONY: bench-engine bench-scale bench-accuracy bench-search bench-featurizing bench-checkpointing
+.PHONY: gpu bench-engine bench-scale bench-accuracy bench-search bench-featurizing bench-checkpointing
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -56,6 +56,9 @@ bench-search: .venv/.stamp ## Search the defaults, one setting at a time; needs 
 
 bench-engine: .venv/.stamp ## Time a training step beside its floor and plain Torch; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.engine
+
+gpu: ## Check and time the kernels on a GPU, with the Python that has Torch: make gpu PYTHON=...
+	@$(PYTHON) -m benchmarks.gpu
 
 bench-scale: .venv/.stamp ## Measure what worlds cost beside one network as K grows; resumable
 	@.venv/bin/python -m benchmarks.scale

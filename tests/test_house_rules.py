@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("workers", "orchestrator")
 LONGEST_FILE = 400
-FOR_GPUS = ("gpu.py", "triton_kernels.py")
+FOR_GPUS = ("gpu_steps.py", "triton_kernels.py")
 
 
 def sources(*folders: str) -> list[Path]:

@@ -16,12 +16,14 @@ from workers.config import WorldConfig
 from workers.errors import ConfigError, StorageError
 from workers.hashing import derive_seed
 from workers.kernels.batches import sort_within_rows, transpose
-from workers.kernels.steps import CpuSteps, Examples, Rows, Steps, TorchSteps
+from workers.kernels.cpu_steps import CpuSteps
+from workers.kernels.steps import Examples, Rows, Steps
+from workers.kernels.torch_steps import TorchSteps
 from workers.partition import Partition
 from workers.threads import Pool
 
 if TYPE_CHECKING:
-    from workers.kernels.gpu import GpuSteps
+    from workers.kernels.gpu_steps import GpuSteps
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -223,7 +225,7 @@ def describe_device(device: str, *, bf16: bool) -> str:
 def _gpu_steps() -> type[GpuSteps] | type[TorchSteps]:
     try:
         # Triton comes with Torch's builds for GPUs, not with those for CPUs.
-        from workers.kernels.gpu import GpuSteps
+        from workers.kernels.gpu_steps import GpuSteps
     except ImportError:
         return TorchSteps
     return GpuSteps

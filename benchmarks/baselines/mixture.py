@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.baselines.rows import Bags, Embedding
+from workers.kernels.cpu_steps import bits
 from workers.kernels.losses import softmax_gradient
-from workers.kernels.steps import bits
 from workers.threads import Pool, spans
 
 ROWS = 256

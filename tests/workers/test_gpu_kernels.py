@@ -12,10 +12,11 @@ from tests.workers.builders import copies
 from tests.workers.networks import batch_of, difference, examples_of, network, trained
 from workers.classifier import first_state
 from workers.config import WorldConfig
-from workers.kernels.steps import Examples, Rows, Tensors, TorchSteps
+from workers.kernels.steps import Examples, Rows, Tensors
+from workers.kernels.torch_steps import TorchSteps
 
 pytest.importorskip("triton")
-from workers.kernels.gpu import GpuSteps
+from workers.kernels.gpu_steps import GpuSteps
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -21,8 +21,10 @@ from workers.batch import Batch
 from workers.classifier import first_state
 from workers.config import WorldConfig
 from workers.kernels.batches import transpose
+from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.losses import bce_probabilities, softmax_probabilities
-from workers.kernels.steps import CpuSteps, Examples, Tensors, TorchSteps
+from workers.kernels.steps import Examples, Tensors
+from workers.kernels.torch_steps import TorchSteps
 from workers.threads import Pool
 
 
