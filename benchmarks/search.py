@@ -43,6 +43,7 @@ VARIATIONS: Mapping[str, Mapping[str, Any]] = {
     "input_rate 0.8": {"optimizer.input_rate": 0.8},
     "rate 0.001": {"optimizer.rate": 0.001},
     "rate 0.005": {"optimizer.rate": 0.005},
+    "rate 0.01": {"optimizer.rate": 0.01},
     "hidden 256": {"model.hidden": "[256]"},
     "dimension 2^16": {"features.dimension": 1 << 16},
     "dimension 2^20": {"features.dimension": 1 << 20},

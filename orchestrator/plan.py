@@ -9,8 +9,8 @@ import torch
 
 from orchestrator.config import RunConfig
 from workers.classifier import choose_bf16
-from workers.memory import Memory, predict
-from workers.shards import ShardSet, row_size, steps_per_epoch
+from workers.memory import Memory, predict, row_size
+from workers.shards import ShardSet, steps_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def plan(config: RunConfig, shards: ShardSet) -> Plan:
         shards.rows, block_rows=config.data.block_rows, batch_size=config.training.batch_size
     )
     steps = epoch * config.training.epochs
-    on_gpu = expects_gpus(config)
+    on_gpu, world = expects_gpus(config), config.world_config()
     precision = config.training.precision
     # Without a GPU here to ask, the workers' are taken for modern ones.
     bf16 = precision != "fp32" if on_gpu else choose_bf16(precision, "cpu")
@@ -55,10 +55,11 @@ def plan(config: RunConfig, shards: ShardSet) -> Plan:
         parameters=parameters(config),
         steps=steps,
         memory=predict(
-            config.world_config(),
+            world,
             bf16=bf16,
+            on_gpu=on_gpu,
             rows=shards.rows,
-            row=row_size(shards, config.data, config.features),
+            row=row_size(shards, world),
             steps=steps,
         ),
         on_gpu=on_gpu,

@@ -33,6 +33,10 @@ Beat = Callable[[], None]
 Report = Callable[[dict[str, Any]], None]
 
 
+def _never() -> bool:
+    return False
+
+
 def run_attempt(
     run_uri: str,
     config: WorldConfig,
@@ -40,6 +44,7 @@ def run_attempt(
     attempt: str,
     *,
     stop: Stop = lambda: False,
+    stop_waiting: bool = False,
     report: Report = lambda progress: None,
     beat: Beat = lambda: None,
 ) -> dict[str, Any]:
@@ -53,8 +58,8 @@ def run_attempt(
         config: of the world.
         world: its index.
         attempt: the name of this attempt's folder.
-        stop: asked before every step and while rows are waited for; once true, the attempt
-            checkpoints and ends.
+        stop: asked once before every step; once true, the attempt checkpoints and ends.
+        stop_waiting: whether `stop` is asked again and again while rows are waited for, too.
         report: gets the fields of `workers.world.Progress`.
         beat: a sign of life, called after every step, and while checkpoints are read, rows are
             validated and weights are written whenever something moved; from more threads than
@@ -67,7 +72,8 @@ def run_attempt(
         Stopped: if `stop` turned true.
         ManyworldsError: what went wrong with settings, data, storage or training.
     """
-    return Attempt(run_uri, config, world, attempt).run(stop, report, beat)
+    prompt = stop if stop_waiting else _never
+    return Attempt(run_uri, config, world, attempt).run(stop, prompt, report, beat)
 
 
 class Attempt:
@@ -82,7 +88,7 @@ class Attempt:
         self._log = AttemptLog(self._paths, world, attempt)
         self._last_loss: float | None = None
 
-    def run(self, stop: Stop, report: Report, beat: Beat) -> dict[str, Any]:
+    def run(self, stop: Stop, stop_waiting: Stop, report: Report, beat: Beat) -> dict[str, Any]:
         """Do all that `run_attempt` says."""
         with closing(self._log):
             self._log.info(
@@ -90,14 +96,14 @@ class Attempt:
                 f" process {os.getpid()}"
             )
             try:
-                receipt = self._train(stop, report, beat)
+                receipt = self._train(stop, stop_waiting, report, beat)
             except BaseException as error:
                 self._log_end(error)
                 raise
             self._log.info(f"done: {receipt['steps']} steps, {receipt['seconds']:.1f} s")
             return receipt
 
-    def _train(self, stop: Stop, report: Report, beat: Beat) -> dict[str, Any]:
+    def _train(self, stop: Stop, stop_waiting: Stop, report: Report, beat: Beat) -> dict[str, Any]:
         began = time.monotonic()
         checkpoints = Checkpoints(self._paths, self._attempt, self._log, beat)
         with (
@@ -111,7 +117,13 @@ class Attempt:
                 report(self._record(progress, checkpoints.trouble))
 
             try:
-                world.train(stop=stop, report=tell, checkpoint=checkpoints.offer, beat=beat)
+                world.train(
+                    stop=stop,
+                    stop_waiting=stop_waiting,
+                    report=tell,
+                    checkpoint=checkpoints.offer,
+                    beat=beat,
+                )
             except Stopped as stopped:
                 checkpoints.last(world)
                 if checkpoints.trouble:

@@ -65,13 +65,14 @@ class BucketClassifier:
         self.bf16 = choose_bf16(config.training.precision, device)
         self._rates = config.optimizer
         loss, relu = config.model.loss, config.model.activation == "relu"
+        self.kernels = has_kernels(device)
         self._steps: Steps
         if device == "cpu":
             self._steps = CpuSteps(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16, pool=pool
             )
         else:
-            self._steps = _gpu_steps()(
+            self._steps = _gpu_steps(self.kernels)(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16
             )
 
@@ -214,20 +215,31 @@ def choose_bf16(precision: str, device: str) -> bool:
     return bool(torch.cuda.is_bf16_supported())
 
 
-def describe_device(device: str, *, bf16: bool) -> str:
+def describe_device(device: str, *, bf16: bool, kernels: bool = True) -> str:
     """Return the words for what computes: equal words promise equal bits."""
     kind = torch.backends.cpu.get_cpu_capability()
     if device != "cpu":
         kind = torch.cuda.get_device_name(device)
-    return f"{device} {kind} {'bf16' if bf16 else 'fp32'}"
+    return f"{device} {kind} {'bf16' if bf16 else 'fp32'}{'' if kernels else ' plain Torch'}"
 
 
-def _gpu_steps() -> type[GpuSteps] | type[TorchSteps]:
+def has_kernels(device: str) -> bool:
+    """Return whether a world on this device trains with kernels and not in plain Torch."""
+    if device == "cpu":
+        return True
     try:
         # Triton comes with Torch's builds for GPUs, not with those for CPUs.
-        from workers.kernels.gpu_steps import GpuSteps
+        from workers.kernels.gpu_steps import works
     except ImportError:
+        return False
+    return works(device)
+
+
+def _gpu_steps(kernels: bool) -> type[GpuSteps] | type[TorchSteps]:
+    if not kernels:
         return TorchSteps
+    from workers.kernels.gpu_steps import GpuSteps
+
     return GpuSteps
 
 

@@ -117,7 +117,8 @@ class World:
             config, weights, first_state(weights), device=self.device, pool=self._pool
         )
         self._featurizer = Featurizer(config.data, config.features, config.seed, index)
-        self._here = describe_device(self.device, bf16=self._classifier.bf16)
+        made = self._classifier
+        self._here = describe_device(self.device, bf16=made.bf16, kernels=made.kernels)
         self._trained = Trained(left_out=self._data.left_out, computed_on=(self._here,))
 
     @property
@@ -203,6 +204,7 @@ class World:
         self,
         *,
         stop: Callable[[], bool] = lambda: False,
+        stop_waiting: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
         checkpoint: Callable[[World], bool] = lambda world: True,
         beat: Callable[[], None] = lambda: None,
@@ -211,8 +213,8 @@ class World:
         """Train to the end of the last epoch.
 
         Args:
-            stop: asked before every step and while rows are waited for; once true, training
-                ends there.
+            stop: asked once before every step; once true, training ends there.
+            stop_waiting: asked again and again while rows are waited for; likewise.
             report: told every `runtime.report_steps` steps and at the end of every epoch.
             checkpoint: called every `runtime.checkpoint_steps` steps; where it returns False,
                 again after every step until it returns True.
@@ -220,7 +222,7 @@ class World:
             clock: seconds, for the rates in reports.
 
         Raises:
-            Stopped: if `stop` turned true.
+            Stopped: if `stop` or `stop_waiting` turned true.
             TrainingError: if the loss is no longer a number; names step and shards.
             DataError: if rows cannot be trained on; names step, shard and row group.
         """
@@ -228,14 +230,16 @@ class World:
         runtime = self.config.runtime
         due = False
 
-        def halt() -> None:
-            if stop():
+        def halt(asked: Callable[[], bool]) -> None:
+            if asked():
                 raise Stopped(f"world {self.index} stopped at step {self.step}")
 
         stream = self._data.batches(self._trained.position, self._trained.left_out)
-        with closing(prefetch(stream, _READY_BATCHES, waiting=halt)) as batches:
+        with closing(
+            prefetch(stream, _READY_BATCHES, waiting=lambda: halt(stop_waiting))
+        ) as batches:
             for ready in self._explained(batches):
-                halt()
+                halt(stop)
                 meter.add(self._train_on(ready), len(ready.examples))
                 beat()
                 if ready.ends_epoch:

@@ -58,8 +58,8 @@ class Experts(nn.Module):
 class Mixture:
     """An embedding, a mixture of experts, and a softmax over all classes.
 
-    The softmax is the engine's own: its logits are turned into gradients in place by the same
-    kernel, a few rows at a time, so that it is neither slower nor larger than it must be.
+    The softmax takes the engine's kernel, which turns logits into gradients in place, some rows at
+    a time: plain Torch would hold several copies of all of them.
 
     Args:
         dimension: d, of the input.

@@ -50,10 +50,9 @@ class PlainTorch:
             if len(buckets) == len(counts):
                 loss = functional.cross_entropy(scores, buckets)
             else:
-                targets = torch.zeros(scores.shape)
-                places = torch.repeat_interleave(counts), buckets
-                targets.index_put_(places, (1 / counts).repeat_interleave(counts), accumulate=True)
-                loss = functional.cross_entropy(scores, targets)
+                rows = torch.repeat_interleave(counts)
+                picked = functional.log_softmax(scores, dim=1)[rows, buckets]
+                loss = -(picked / counts[rows]).sum() / len(counts)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -32,9 +32,11 @@ def bags(rows: Rows) -> Bags:
     )
 
 
-def first_labels(examples: Examples) -> Tensor:
-    """Return the first label of each row, (n,) int64."""
-    return torch.from_numpy(examples.buckets[examples.label_offsets[:-1]].astype(np.int64))
+def one_label(examples: Examples, random: np.random.Generator) -> Tensor:
+    """Return one of each row's labels, drawn anew each time, (n,) int64."""
+    counts = np.diff(examples.label_offsets)
+    drawn = examples.label_offsets[:-1] + random.integers(0, counts)
+    return torch.from_numpy(examples.buckets[drawn].astype(np.int64))
 
 
 class Embedding(nn.Module):

@@ -6,7 +6,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,19 @@ import pyarrow.parquet as pq
 
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.engine.setting import ROUNDS, STEPS, middle, world_config
+from benchmarks.engine.steps import trained_seconds
 from benchmarks.writing import QUICK
 from workers.classifier import choose_bf16
 from workers.config import ModelConfig, TrainingConfig, WorldConfig
-from workers.memory import predict
-from workers.shards import ShardSet, row_size
-from workers.world import Stopped, World
+from workers.memory import predict, row_size
+from workers.shards import ShardSet
+from workers.world import World
 
 CLASSES = (10**4, 10**6) if QUICK else (10**4, 10**5, 10**6, 10**7, 10**8)
 ROWS = 20_000 if QUICK else 200_000
 """Rows with made-up labels, for the worlds of different K."""
 PEAK_STEPS = 20 if QUICK else 150
+WARM_UP = 8
 
 
 def over_classes(chosen: BenchmarkSet, folder: Path) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def over_classes(chosen: BenchmarkSet, folder: Path) -> dict[str, Any]:
     worlds = {classes: World(config, 0) for classes, config in configs.items()}
     for _ in range(ROUNDS):
         for classes, world in worlds.items():
-            seconds[classes].append(trained_seconds(world))
+            seconds[classes].append(trained_seconds(world, WARM_UP, STEPS))
     for world in worlds.values():
         world.close()
     first = seconds[CLASSES[0]]
@@ -57,21 +58,6 @@ def over_classes(chosen: BenchmarkSet, folder: Path) -> dict[str, Any]:
         }
         for classes in CLASSES
     }
-
-
-def trained_seconds(world: World) -> float:
-    """Go on with a world and return the seconds of a step, those of its start apart."""
-    times: list[float] = []
-
-    def stop() -> bool:
-        times.append(time.perf_counter())
-        return len(times) > STEPS + 8
-
-    try:
-        world.train(stop=stop)
-    except Stopped:
-        times = times[8:]
-    return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def peak_bytes(config: WorldConfig) -> int:
@@ -116,6 +102,6 @@ def predicted_bytes(config: WorldConfig) -> int:
         config,
         bf16=choose_bf16(config.training.precision, "cpu"),
         rows=shards.rows,
-        row=row_size(shards, config.data, config.features),
+        row=row_size(shards, config),
         steps=config.runtime.checkpoint_steps + 1,
     ).total

@@ -87,7 +87,9 @@ def stepped(batch: int) -> dict[str, Any]:
         count += 1
         steps.train(examples[count % len(examples)], step=count, input_rate=0.1, rate=1e-3)
 
+    torch.cuda.reset_peak_memory_stats()
     seconds = timed(step)
+    peak = torch.cuda.max_memory_allocated()
     number = 2 if bf16 else 4
     distinct = sum(len(each.features) for each in examples) / len(examples)
     operations = 6 * batch * HIDDEN * BUCKETS
@@ -96,7 +98,6 @@ def stepped(batch: int) -> dict[str, Any]:
     rate = product_rate(torch.bfloat16 if bf16 else torch.float32)
     bandwidth = copy_rate()
     roofline = max(operations / rate, moved / bandwidth)
-    peak = torch.cuda.max_memory_allocated()
     hours = QUERIES * EPOCHS * WORLDS * seconds / batch / 3600
     return {
         "precision": "bf16" if bf16 else "fp32",

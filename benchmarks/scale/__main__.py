@@ -9,7 +9,10 @@ one epoch of the same rows for all:
 - `one_vs_all`: a softmax over all K classes, on this project's engine: a world whose B is K;
 - `sampled`: a sampled softmax, in plain Torch;
 - `mixture`: a sparsely-gated mixture of experts under a softmax over all K classes, with as many
-  parameters as the ensemble.
+  parameters as the worlds that are level with one-vs-all.
+
+The last two learn one of a row's labels at a time, drawn anew, with learning rates as the worlds'
+heads have; batches are made ahead for them by the same code as for a world.
 
 Each runs in a process of its own, which tells how many bytes it grew by at its peak in training.
 Writes benchmarks/results/scale/SET-SYSTEM.json, which are not measured again, and scale.json and
@@ -32,6 +35,7 @@ from benchmarks.scale.systems import (
     MEASURES,
     SETS,
     SYSTEMS,
+    WORLDS,
     Found,
     find,
 )
@@ -45,11 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated")
+    parser.add_argument("--worlds", type=int, default=WORLDS, help="how many, or as large as")
     parser.add_argument("--here", type=Path, help="measure one system in this process; its result")
     arguments = parser.parse_args()
     names, systems = arguments.sets.split(","), arguments.systems.split(",")
     if arguments.here:
-        found = MEASURES[systems[0]](find(names[0]))
+        found = MEASURES[systems[0]](find(names[0]), arguments.worlds)
         arguments.here.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n")
         return
     folder = Path(tempfile.mkdtemp()) if QUICK else FOLDER
@@ -59,12 +64,19 @@ def main() -> None:
             path = folder / f"{name}-{system}.json"
             if not path.exists():
                 print(f"{name}: {system}", flush=True)
+                worlds = compared(read(folder)[name]) if system == "mixture" else WORLDS
                 command = ["--sets", name, "--systems", system, "--here", str(path)]
+                command += ["--worlds", str(worlds)]
                 subprocess.run(
                     [sys.executable, "-m", "benchmarks.scale", *command], cwd=ROOT, check=True
                 )
     results = read(folder)
     write_results("scale", {"sets": results}, table(results))
+
+
+def compared(systems: dict[str, Found]) -> int:
+    """Return how many worlds the others are compared with: as many as are level with one-vs-all."""
+    return int(level(systems["mach"], systems["one_vs_all"]["metrics"]["P@1"]))
 
 
 def read(folder: Path) -> dict[str, dict[str, Found]]:
@@ -112,7 +124,7 @@ def table(sets: dict[str, dict[str, Found]]) -> str:
 def beside(name: str, systems: dict[str, Found]) -> list[Sequence[object]]:
     """Return the lines of one set."""
     found = systems["mach"]
-    worlds = level(found, systems["one_vs_all"]["metrics"]["P@1"])
+    worlds = str(compared(systems))
     ours = {
         "seconds": int(worlds) * found["seconds_a_world"],
         "peak_bytes": found["peak_bytes"],

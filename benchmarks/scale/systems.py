@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.baselines.mixture import Mixture
-from benchmarks.baselines.rows import Bags, bags, first_labels
+from benchmarks.baselines.rows import Bags, bags, one_label
 from benchmarks.baselines.sampled_softmax import SampledSoftmax
 from benchmarks.datasets import CACHE, BenchmarkSet, Lists, find_sets
 from benchmarks.engine.peak import resident, train_a_little
@@ -29,6 +29,7 @@ from orchestrator.config import RunConfig
 from orchestrator.ensemble import evaluate
 from workers.features import Featurizer
 from workers.partition import Partition, partition_for
+from workers.prefetch import prefetch
 from workers.shards import Position, ShardSet, tables_in_order
 from workers.threads import Pool
 from workers.training_data import TrainingData
@@ -50,6 +51,8 @@ EXPERT_SHARE = 0.1
 ASKED = 64
 """Test rows whose K scores are held at a time."""
 COMBINER = "log"
+_READY = 8
+"""Batches that are made ahead for a baseline, as many as for a world."""
 
 Found = dict[str, Any]
 Scores = Callable[[Any], NDArray[np.float32]]
@@ -100,10 +103,10 @@ def buckets(chosen: BenchmarkSet) -> int:
     return next(b for classes, b in BUCKETS.items() if chosen.classes <= 1.1 * classes)
 
 
-def mach(chosen: BenchmarkSet) -> Found:
+def mach(chosen: BenchmarkSet, worlds: int) -> Found:
     """Train the worlds in turn, and measure what 1, 2, 4, … of them give."""
     with tempfile.TemporaryDirectory() as run:
-        config = settings(chosen, run, worlds=WORLDS, buckets=buckets(chosen))
+        config = settings(chosen, run, worlds=worlds, buckets=buckets(chosen))
         before = warm(config)
         summary = train(config)
         grown = resident("VmHWM") - before
@@ -133,7 +136,7 @@ def mach(chosen: BenchmarkSet) -> Found:
     }
 
 
-def one_vs_all(chosen: BenchmarkSet) -> Found:
+def one_vs_all(chosen: BenchmarkSet, _: int) -> Found:
     """Train one softmax over all classes: a world whose buckets are the classes."""
     config = settings(chosen, "unnamed", worlds=1, buckets=chosen.classes)
     before = warm(config)
@@ -163,7 +166,7 @@ class Rival(Protocol):
         """Return (n, K) scores."""
 
 
-def sampled(chosen: BenchmarkSet) -> Found:
+def sampled(chosen: BenchmarkSet, _: int) -> Found:
     """Train a sampled softmax."""
     return rival(
         chosen,
@@ -171,10 +174,10 @@ def sampled(chosen: BenchmarkSet) -> Found:
     )
 
 
-def mixture(chosen: BenchmarkSet) -> Found:
-    """Train a mixture of experts with as many parameters as the ensemble."""
+def mixture(chosen: BenchmarkSet, worlds: int) -> Found:
+    """Train a mixture of experts with as many parameters as an ensemble of so many worlds."""
     b = buckets(chosen)
-    wanted = WORLDS * (DIMENSION * HIDDEN + HIDDEN + (HIDDEN + 1) * b)
+    wanted = worlds * (DIMENSION * HIDDEN + HIDDEN + (HIDDEN + 1) * b)
     width = max(4, int((1 - EXPERT_SHARE) * wanted / (DIMENSION + chosen.classes)))
     inner = max(4, int(EXPERT_SHARE * wanted / (2 * EXPERTS * width)))
     pool = Pool()
@@ -183,7 +186,13 @@ def mixture(chosen: BenchmarkSet) -> Found:
         lambda: Mixture(DIMENSION, width, chosen.classes, experts=EXPERTS, inner=inner, pool=pool),
     )
     pool.close()
-    return {**found, "width": width, "inner": inner, "experts": EXPERTS}
+    return {
+        **found,
+        "as_large_as_worlds": worlds,
+        "width": width,
+        "inner": inner,
+        "experts": EXPERTS,
+    }
 
 
 def rival(chosen: BenchmarkSet, make: Callable[[], Rival]) -> Found:
@@ -193,12 +202,15 @@ def rival(chosen: BenchmarkSet, make: Callable[[], Rival]) -> Found:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     world = config.world_config()
     partition = partition_for(world.partition, chosen.classes, config.seed, 0)
-    began = time.perf_counter()
     data = TrainingData(world, 0, partition, {})
     made = make()
-    for step, ready in enumerate(data.batches(Position(), ())):
-        factor = 1.0 - step / data.steps
-        made.step(bags(ready.examples), first_labels(ready.examples), factor)
+    random = np.random.default_rng(0)
+    began = time.perf_counter()
+    # Batches are made ahead by a thread of their own, as for a world.
+    with closing(prefetch(data.batches(Position(), ()), _READY)) as batches:
+        for step, ready in enumerate(batches):
+            factor = 1.0 - step / data.steps
+            made.step(bags(ready.examples), one_label(ready.examples, random), factor)
     seconds = time.perf_counter() - began
     grown = resident("VmHWM") - before
 
@@ -247,7 +259,7 @@ def told(seconds: float, parameters: int, grown: int, found: dict[str, float]) -
     }
 
 
-MEASURES: dict[str, Callable[[BenchmarkSet], Found]] = {
+MEASURES: dict[str, Callable[[BenchmarkSet, int], Found]] = {
     "mach": mach,
     "one_vs_all": one_vs_all,
     "sampled": sampled,

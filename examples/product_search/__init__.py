@@ -1,7 +1,7 @@
 """A product search of any size, generated: queries and the products that were clicked.
 
 A product is a bundle of words, each drawn from a slot of its own (kind, brand, two attributes,
-series) by a hash of its number, so that a catalogue of 10^8 products takes no memory. Clicks
+series) by a hash of its number, so that a catalogue takes no memory. Clicks
 fall on products by Zipf's law. A query holds some of its product's words, some of them misspelt
 or another product's, so it can be learnt, and what was meant is known.
 """

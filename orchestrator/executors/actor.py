@@ -115,5 +115,5 @@ def _attempt(function: AttemptFunction | None, *args: Any, **words: Any) -> dict
     if function is None:
         from workers.attempt import run_attempt
 
-        return run_attempt(*args, **words)
+        return run_attempt(*args, stop_waiting=True, **words)
     return function(*args, **words)

@@ -165,4 +165,4 @@ class _Running:
 def _default_attempt() -> AttemptFunction:
     from workers.attempt import run_attempt
 
-    return run_attempt
+    return partial(run_attempt, stop_waiting=True)

@@ -16,7 +16,7 @@ from workers.kernels.steps import Examples, Rows, Tensors
 from workers.kernels.torch_steps import TorchSteps
 
 pytest.importorskip("triton")
-from workers.kernels.gpu_steps import GpuSteps
+from workers.kernels.gpu_steps import GpuSteps, works
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -108,3 +108,17 @@ def test_weights_that_were_changed_from_outside_are_taken_over() -> None:
     parameters["layer.0.weight"].mul_(-1)
     steps.refresh()
     assert np.abs(steps.probabilities(rows) - before).max() > 0.01
+
+
+def test_where_kernels_run_is_found_out_by_running_one() -> None:
+    assert works(DEVICE)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_not_a_number_in_the_input_layer_shows_in_the_loss() -> None:
+    config, weights = network()
+    weights["input.weight"].fill_(float("nan"))
+    parameters = on_device(weights)
+    steps = GpuSteps(parameters, first_state(parameters), loss="softmax", relu=True, bf16=False)
+    batch = batch_of(np.random.default_rng(0), 5, config)
+    assert np.isnan(trained(steps, parameters, [examples_of(batch, config)])[1][0])

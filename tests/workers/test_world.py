@@ -122,7 +122,7 @@ def test_a_world_that_waits_for_rows_can_be_stopped(
     monkeypatch.setattr(TrainingData, "batches", outage)
     world = World(world_config(folder), 2)
     with pytest.raises(Stopped, match="step 0"):
-        world.train(stop=stop)
+        world.train(stop_waiting=stop)
     world.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -53,6 +55,20 @@ class GpuSteps:
     @torch.no_grad()
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """See `Steps.train`."""
+        with _on(self._device):
+            return self._train(examples, step, input_rate, rate)
+
+    @torch.no_grad()
+    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        """See `Steps.probabilities`."""
+        with _on(self._device):
+            arrays = self._upload(rows.offsets, rows.ids, rows.values)
+            logits = self._forward(len(rows), *arrays)[-1].float()
+        logits += self._parameters[f"layer.{self._layers - 1}.bias"]
+        found = logits.softmax(1) if self._loss == "softmax" else logits.sigmoid()
+        return found.cpu().numpy()
+
+    def _train(self, examples: Examples, step: int, input_rate: float, rate: float) -> float:
         arrays = self._upload(
             examples.offsets,
             examples.ids,
@@ -88,15 +104,6 @@ class GpuSteps:
         self._adam("input.bias", delta.sum(0, dtype=torch.float32), unbiased)
         self._adagrad(by_feature, delta, input_rate)
         return float(torch.dot(losses, scale))
-
-    @torch.no_grad()
-    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
-        """See `Steps.probabilities`."""
-        arrays = self._upload(rows.offsets, rows.ids, rows.values)
-        logits = self._forward(len(rows), *arrays)[-1].float()
-        logits += self._parameters[f"layer.{self._layers - 1}.bias"]
-        found = logits.softmax(1) if self._loss == "softmax" else logits.sigmoid()
-        return found.cpu().numpy()
 
     def _upload(self, *arrays: NDArray[np.generic]) -> list[Tensor]:
         """Copy arrays to the device, in one piece of pinned memory, without waiting for it."""
@@ -176,3 +183,20 @@ class GpuSteps:
             width,
             block=kernels.whole_row(width),
         )
+
+
+def works(device: str) -> bool:
+    """Return whether a kernel can be built and run there: Triton needs a C compiler."""
+    probe = torch.zeros(1, 16, device=device)
+    try:
+        with _on(probe.device):
+            kernels.activate[(1, 1)](probe, probe[0] + 1.0, 16, relu=True, block=16)
+        return bool(probe.sum() == 16)
+    except Exception:
+        # Whatever it was, plain Torch trains without it.
+        return False
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    # Triton launches on the current device, whatever its arguments are on.
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

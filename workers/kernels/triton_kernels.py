@@ -1,7 +1,8 @@
 """Kernels for GPUs, in Triton; `workers/kernels/reference.py` is what they compute.
 
-All arithmetic is in float32, whatever the matrices hold. With TRITON_INTERPRET=1 they run on the
-CPU, slowly: that is how the tests hold them equal to the reference where there is no GPU.
+All arithmetic is in float32, whatever the matrices hold, and what is not a number stays so. With
+TRITON_INTERPRET=1 they run on the CPU, slowly: that is how the tests hold them equal to the
+reference where there is no GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def embedding_bag(
         weight = tl.load(table + source + columns, mask=inside, other=0.0)
         total += tl.load(values + position) * weight
     if relu:
-        total = tl.maximum(total, 0.0)
+        total = tl.where(total < 0.0, 0.0, total)
     target = out + row.to(tl.int64) * width + columns
     tl.store(target, total.to(out.dtype.element_ty), mask=inside)
 
@@ -47,7 +48,7 @@ def activate(products, bias, width, relu: tl.constexpr, block: tl.constexpr):
     total = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     total += tl.load(bias + columns, mask=inside, other=0.0)
     if relu:
-        total = tl.maximum(total, 0.0)
+        total = tl.where(total < 0.0, 0.0, total)
     tl.store(place, total.to(products.dtype.element_ty), mask=inside)
 
 
@@ -70,6 +71,14 @@ def softmax_gradient(logits, bias, offsets, buckets, scale, losses, width, block
     """
     row = tl.program_id(0)
     line = logits + row.to(tl.int64) * width
+    # Before the reductions, at which the program's threads meet: none of them may write
+    # gradients while another still reads logits.
+    first, last = tl.load(offsets + row), tl.load(offsets + row + 1)
+    share = 1.0 / tl.maximum(last - first, 1).to(tl.float32)
+    at_labels = 0.0
+    for position in range(first, last):
+        bucket = tl.load(buckets + position)
+        at_labels += share * (tl.load(line + bucket).to(tl.float32) + tl.load(bias + bucket))
     top = -float("inf")
     total = 0.0
     for begin in range(0, width, block):
@@ -81,12 +90,6 @@ def softmax_gradient(logits, bias, offsets, buckets, scale, losses, width, block
         higher = tl.maximum(top, tl.max(z, 0))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(z - higher), 0)
         top = higher
-    first, last = tl.load(offsets + row), tl.load(offsets + row + 1)
-    share = 1.0 / tl.maximum(last - first, 1).to(tl.float32)
-    at_labels = 0.0
-    for position in range(first, last):
-        bucket = tl.load(buckets + position)
-        at_labels += share * (tl.load(line + bucket).to(tl.float32) + tl.load(bias + bucket))
     tl.store(losses + row, tl.log(total) + top - at_labels)
     factor = tl.load(scale + row)
     for begin in range(0, width, block):

@@ -14,7 +14,6 @@ from workers.shards.files import ShardSet, read_table
 from workers.shards.left_out import LeftOut, LeftOuts, read_left_out
 from workers.shards.order import LANES, Position, Slice, plan_epoch, steps_per_epoch
 from workers.shards.reading import Block, shuffled_blocks, tables_in_order
-from workers.shards.sizes import RowSize, row_size
 
 __all__ = [
     "LANES",
@@ -23,7 +22,6 @@ __all__ = [
     "LeftOut",
     "LeftOuts",
     "Position",
-    "RowSize",
     "ShardSet",
     "Slice",
     "check_rows",
@@ -31,7 +29,6 @@ __all__ = [
     "plan_epoch",
     "read_left_out",
     "read_table",
-    "row_size",
     "shuffled_blocks",
     "steps_per_epoch",
     "tables_in_order",

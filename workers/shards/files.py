@@ -144,14 +144,6 @@ class ShardSet:
                 " restore the file, or train without it by data.on_bad_shard=skip"
             ) from error
 
-    def footer(self, shard: int) -> pq.FileMetaData:
-        """Return the metadata of a shard.
-
-        Raises:
-            BadShardError: if it cannot be read.
-        """
-        return self._file(Slice(shard, 0, 0, 0)).metadata
-
     def has_copy(self, shard: int) -> bool:
         """Return whether a shard is read from a copy on this machine, where that can be."""
         return self._copies.has(shard)
