@@ -65,6 +65,7 @@ JOBS: Mapping[str, Job] = {
             "features.dimension": 1 << 20,
             "model.hidden": "[256]",
             "optimizer.input_rate": 0.8,
+            "optimizer.rate": 0.002,
         },
     ),
     # Five labels a row, some of them in a third of all rows: a yes or no for each is what P@1
@@ -76,10 +77,9 @@ JOBS: Mapping[str, Job] = {
             "model.activation": "relu",
             "features.dropout": 0.2,
             "optimizer.input_rate": 0.05,
-            "optimizer.rate": 0.01,
         }
     ),
-    "diginetica": Job(),
+    "diginetica": Job(settings={"optimizer.rate": 0.002}),
     "gowalla": Job(),
 }
 """B is at most K / 4, so that there is something to hash."""

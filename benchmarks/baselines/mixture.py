@@ -83,7 +83,7 @@ class Mixture:
         inner: int,
         active: int = 4,
         pool: Pool,
-        rate: float = 2e-3,
+        rate: float = 0.01,
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)

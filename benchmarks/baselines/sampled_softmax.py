@@ -33,7 +33,7 @@ class SampledSoftmax:
         classes: int,
         *,
         negatives: int,
-        rate: float = 2e-3,
+        rate: float = 0.01,
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)

@@ -76,9 +76,9 @@ def test_recommendations_have_their_own_metrics(tmp_path: Path) -> None:
 
 
 def test_the_search_has_a_column_a_set_and_leaves_gaps_open() -> None:
-    table = search.table({"tldr": {"defaults": METRICS}, "omw": {}})
-    assert "| one setting at a time | tldr | omw |" in table
-    assert "| defaults | 50.0 / 62.5 / 75.0 |  |" in table
+    table = search.table({"tldr": {"rate 0.01": METRICS}, "omw": {}})
+    assert "| what is set | tldr | omw |" in table
+    assert "| rate 0.01 | 50.0 / 62.5 / 75.0 |  |" in table
 
 
 def test_featurizing_tells_the_ratio() -> None:

@@ -56,7 +56,7 @@ DEFAULTS = {
     "model.activation": "linear",
     "model.loss": "softmax",
     "optimizer.input_rate": 0.2,
-    "optimizer.rate": 0.002,
+    "optimizer.rate": 0.01,
     "training.epochs": 3,
     "training.batch_size": 1024,
     "training.precision": "auto",
