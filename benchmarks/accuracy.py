@@ -80,7 +80,7 @@ JOBS: Mapping[str, Job] = {
         }
     ),
     "diginetica": Job(settings={"optimizer.rate": 0.002}),
-    "gowalla": Job(),
+    "gowalla": Job(settings={"optimizer.rate": 0.002}),
 }
 """B is at most K / 4, so that there is something to hash."""
 
