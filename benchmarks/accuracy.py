@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -24,8 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.datasets import SETS, BenchmarkSet, find_sets
 from benchmarks.tables import write_table
@@ -174,10 +173,6 @@ def trained(chosen: BenchmarkSet, config: RunConfig, combiners: Sequence[str]) -
     summary = train(config, listener=lines(chosen.name))
     if summary.ensemble is None:
         raise SystemExit(f"{chosen.name}: {summary.error or dict(summary.failed)}")
-    receipts = [
-        json.loads(path.read_text())
-        for path in Path(config.run).glob("worlds/*/attempts/*/final/receipt.json")
-    ]
     began = time.monotonic()
     measured = evaluate(
         Ensemble.load(summary.ensemble),
@@ -189,11 +184,17 @@ def trained(chosen: BenchmarkSet, config: RunConfig, combiners: Sequence[str]) -
     return {
         "settings": described(config),
         "busy": busy,
-        "seconds_a_world": round(float(np.median([r["seconds"] for r in receipts])), 1),
+        "seconds_a_world": round(seconds_a_world(config.run), 1),
         "seconds_to_measure": round(time.monotonic() - began, 1),
         "rows": measured.rows,
         "metrics": nested(measured),
     }
+
+
+def seconds_a_world(run: str) -> float:
+    """Return what a world of a run on this machine's disk took, in the median."""
+    receipts = Path(run).glob("worlds/*/attempts/*/final/receipt.json")
+    return statistics.median(float(json.loads(path.read_text())["seconds"]) for path in receipts)
 
 
 def nested(measured: Evaluation) -> dict[str, dict[str, dict[str, float]]]:

@@ -12,7 +12,6 @@ gave anything but an error in words or the answer of the run that nobody touched
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import sys
@@ -24,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.writing import RESULTS, machine
+from benchmarks.writing import write_results
 from tests.orchestrator.hostile import Case, Generator
 from tests.orchestrator.hostile_doors import Outcome, Subject, doors
 
@@ -60,9 +59,7 @@ def main() -> int:
         "seconds": round(time.monotonic() - began, 1),
         "files": files,
     }
-    text = json.dumps({"schema": 1, "machine": machine(), **results}, indent=1)
-    (RESULTS / "hostile.json").write_text(text + "\n")
-    (RESULTS / "hostile.md").write_text(table(results))
+    write_results("hostile", results, table(results))
     print(f"{results['cases']:,} cases, {len(wrong)} wrong, {results['seconds']:.0f} s")
     return 1 if wrong else 0
 

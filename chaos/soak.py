@@ -11,7 +11,6 @@ benchmarks/results/soak.json and soak.md; exits with 1 if anything is not as it 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -30,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.writing import RESULTS, machine
+from benchmarks.writing import write_results
 from chaos.looking import PROCESS, RESUMED
 from orchestrator import api
 from orchestrator.config import RunConfig, load
@@ -138,10 +137,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         results = soaked(Path(folder), arguments.worlds, arguments.every, arguments.seed)
-    text = json.dumps({"schema": 1, "machine": machine(), **results}, indent=1)
-    (RESULTS / "soak.json").write_text(text + "\n")
-    (RESULTS / "soak.md").write_text(table(results))
-    print(table(results))
+    write_results("soak", results, table(results))
     return 0 if results["weights_equal"] == results["worlds"] else 1
 
 

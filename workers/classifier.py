@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.batch import Batch
 from workers.config import WorldConfig
@@ -17,15 +16,13 @@ from workers.errors import ConfigError, StorageError
 from workers.hashing import derive_seed
 from workers.kernels.batches import sort_within_rows, transpose
 from workers.kernels.cpu_steps import CpuSteps
-from workers.kernels.steps import Examples, Rows, Steps
+from workers.kernels.steps import Examples, Rows, Shapes, Steps, Tensors, network_shapes
 from workers.kernels.torch_steps import TorchSteps
 from workers.partition import Partition
 from workers.threads import Pool
 
 if TYPE_CHECKING:
     from workers.kernels.gpu_steps import GpuSteps
-
-Shapes = dict[str, tuple[int, ...]]
 
 _INPUT_SCALE = 0.05
 """Standard deviation of the input layer's first weights."""
@@ -42,7 +39,7 @@ class BucketClassifier:
         config: of the world.
         parameters: `input.weight` (d, h), `input.bias` (h,), `layer.0.weight`
             (out, in), `layer.0.bias` (out,), ...; float32 on `device`.
-        state: the optimiser's, as `first_state` makes it; None: only to predict.
+        state: the optimiser's, as `kernels.steps.first_state` makes it; None: only to predict.
         device: `cpu` or `cuda`, as `choose_device` returns it.
         pool: threads that compute on the CPU.
 
@@ -53,8 +50,8 @@ class BucketClassifier:
     def __init__(
         self,
         config: WorldConfig,
-        parameters: dict[str, Tensor],
-        state: dict[str, Tensor] | None = None,
+        parameters: Tensors,
+        state: Tensors | None = None,
         *,
         device: str,
         pool: Pool,
@@ -65,16 +62,16 @@ class BucketClassifier:
         self.bf16 = choose_bf16(config.training.precision, device)
         self._rates = config.optimizer
         loss, relu = config.model.loss, config.model.activation == "relu"
-        self.kernels = has_kernels(device)
         self._steps: Steps
         if device == "cpu":
             self._steps = CpuSteps(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16, pool=pool
             )
         else:
-            self._steps = _gpu_steps(self.kernels)(
+            self._steps = _gpu_steps(device)(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16
             )
+        self.kernels = not isinstance(self._steps, TorchSteps)
 
     def train_step(self, examples: Examples, *, step: int, factor: float) -> float:
         """Make one step of the optimiser and return the batch's loss.
@@ -93,12 +90,9 @@ class BucketClassifier:
 
     def probabilities(self, batch: Batch) -> NDArray[np.float32]:
         """Return the (n, B) float32 probabilities of a batch's rows."""
-        rows = Rows(
-            offsets=batch.feature_offsets, ids=batch.feature_ids, values=batch.feature_values
-        )
-        return self._steps.probabilities(rows)
+        return self._steps.probabilities(Rows.of(batch))
 
-    def restore(self, parameters: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    def restore(self, parameters: Tensors, state: Tensors) -> None:
         """Take over the values of a checkpoint.
 
         Raises:
@@ -113,15 +107,12 @@ class BucketClassifier:
 
 def parameter_shapes(config: WorldConfig) -> Shapes:
     """Return the names and shapes of a network's parameters."""
-    widths = [config.features.dimension, *config.model.hidden, config.partition.buckets]
-    shapes: Shapes = {"input.weight": (widths[0], widths[1]), "input.bias": (widths[1],)}
-    for layer, (inputs, outputs) in enumerate(pairwise(widths[1:])):
-        shapes[f"layer.{layer}.weight"] = outputs, inputs
-        shapes[f"layer.{layer}.bias"] = (outputs,)
-    return shapes
+    return network_shapes(
+        (config.features.dimension, *config.model.hidden, config.partition.buckets)
+    )
 
 
-def check_shapes(tensors: dict[str, Tensor], wanted: Shapes) -> None:
+def check_shapes(tensors: Tensors, wanted: Shapes) -> None:
     """Check the names and shapes of tensors.
 
     Raises:
@@ -135,7 +126,7 @@ def check_shapes(tensors: dict[str, Tensor], wanted: Shapes) -> None:
         )
 
 
-def first_weights(config: WorldConfig, world: int) -> dict[str, Tensor]:
+def first_weights(config: WorldConfig, world: int) -> Tensors:
     """Return a world's seeded first parameters, float32 on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(config.seed, world, "weights") >> 1)
     shapes = parameter_shapes(config)
@@ -154,17 +145,6 @@ def first_weights(config: WorldConfig, world: int) -> dict[str, Tensor]:
             tensor.fill_(-math.log(shape[0]))
         weights[name] = tensor
     return weights
-
-
-def first_state(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the optimiser's state before the first step."""
-    table = parameters["input.weight"]
-    state = {"input.weight.square": torch.zeros(len(table), device=table.device)}
-    for name, parameter in parameters.items():
-        if name != "input.weight":
-            state[f"{name}.first"] = torch.zeros_like(parameter)
-            state[f"{name}.second"] = torch.zeros_like(parameter)
-    return state
 
 
 def prepare_examples(batch: Batch, partition: Partition) -> Examples:
@@ -223,24 +203,15 @@ def describe_device(device: str, *, bf16: bool, kernels: bool = True) -> str:
     return f"{device} {kind} {'bf16' if bf16 else 'fp32'}{'' if kernels else ' plain Torch'}"
 
 
-def has_kernels(device: str) -> bool:
-    """Return whether a world on this device trains with kernels and not in plain Torch."""
-    if device == "cpu":
-        return True
+@functools.cache
+def _gpu_steps(device: str) -> type[GpuSteps] | type[TorchSteps]:
+    """Return what trains there: kernels if they can be built, else plain Torch."""
     try:
         # Triton comes with Torch's builds for GPUs, not with those for CPUs.
-        from workers.kernels.gpu_steps import works
+        from workers.kernels.gpu_steps import GpuSteps, works
     except ImportError:
-        return False
-    return works(device)
-
-
-def _gpu_steps(kernels: bool) -> type[GpuSteps] | type[TorchSteps]:
-    if not kernels:
         return TorchSteps
-    from workers.kernels.gpu_steps import GpuSteps
-
-    return GpuSteps
+    return GpuSteps if works(device) else TorchSteps
 
 
 def _listing(shapes: Shapes) -> str:

@@ -12,12 +12,13 @@ from workers.config import WorldConfig
 from workers.errors import DataError
 from workers.features import Featurizer
 from workers.shards import ShardSet, Slice
+from workers.world import READY_BATCHES
 
 _BLOCKS = 8
 """Blocks' worth of rows in memory: the block that is trained on, the one that is ready, the one
 that is read and then shuffled into a copy, the rests of the row groups that blocks cut, and what
 Arrow keeps."""
-_BATCHES = 10
+_BATCHES = READY_BATCHES + 2
 """Batches in memory: those that are ready, the one that is made and the one that is trained on."""
 _FEATURE_BYTES = 18
 """Of a feature in a batch, in the order of rows and in that of features."""

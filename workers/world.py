@@ -27,19 +27,20 @@ from workers.classifier import (
     BucketClassifier,
     choose_device,
     describe_device,
-    first_state,
     first_weights,
 )
 from workers.config import WorldConfig
 from workers.errors import DataError, StorageError, TrainingError
 from workers.features import Featurizer
+from workers.kernels.steps import first_state
 from workers.partition import partition_for
 from workers.prefetch import prefetch
 from workers.shards import Content, LeftOut, Position, ShardSet, read_left_out, tables_in_order
 from workers.threads import Pool
 from workers.training_data import Ready, TrainingData
 
-_READY_BATCHES = 8
+READY_BATCHES = 8
+"""Batches that are made ahead of the one that is trained on."""
 _VALIDATION_BATCH = 1024
 
 
@@ -236,7 +237,7 @@ class World:
 
         stream = self._data.batches(self._trained.position, self._trained.left_out)
         with closing(
-            prefetch(stream, _READY_BATCHES, waiting=lambda: halt(stop_waiting))
+            prefetch(stream, READY_BATCHES, waiting=lambda: halt(stop_waiting))
         ) as batches:
             for ready in self._explained(batches):
                 halt(stop)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.engine.setting import ROUNDS, STEPS, middle, world_config
-from benchmarks.engine.steps import trained_seconds
+from benchmarks.pace import seconds_a_step
 from benchmarks.writing import QUICK
 from workers.classifier import choose_bf16
 from workers.config import ModelConfig, TrainingConfig, WorldConfig
@@ -46,7 +46,7 @@ def over_classes(chosen: BenchmarkSet, folder: Path) -> dict[str, Any]:
     worlds = {classes: World(config, 0) for classes, config in configs.items()}
     for _ in range(ROUNDS):
         for classes, world in worlds.items():
-            seconds[classes].append(trained_seconds(world, WARM_UP, STEPS))
+            seconds[classes].append(seconds_a_step(world, WARM_UP, STEPS))
     for world in worlds.values():
         world.close()
     first = seconds[CLASSES[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -14,15 +14,16 @@ import torch
 
 from benchmarks.baselines.plain_torch import PlainTorch
 from benchmarks.engine.setting import BATCH, BUCKETS, DIMENSION, HIDDEN, ROUNDS, STEPS, middle
+from benchmarks.pace import seconds_a_step
 from benchmarks.writing import QUICK
-from workers.classifier import BucketClassifier, first_state, first_weights
+from workers.classifier import BucketClassifier, first_weights
 from workers.config import WorldConfig
-from workers.kernels.steps import Examples
+from workers.kernels.steps import Examples, first_state
 from workers.partition import partition_for
 from workers.shards import Position
 from workers.threads import Pool, spans
 from workers.training_data import TrainingData
-from workers.world import Stopped, World
+from workers.world import World
 
 BATCHES = 20 if QUICK else 200
 """Batches held in memory."""
@@ -179,7 +180,7 @@ def from_disk(config: WorldConfig, examples: Sequence[Examples], pool: Pool) -> 
     rounds = []
     for _ in range(DISK_ROUNDS):
         with closing(World(config, 0)) as world:
-            disk = trained_seconds(world, WARM_UP, DISK_STEPS)
+            disk = seconds_a_step(world, WARM_UP, DISK_STEPS)
         trainer.seconds(WARM_UP)
         rounds.append((disk, trainer.seconds(DISK_STEPS)))
     return {
@@ -188,16 +189,3 @@ def from_disk(config: WorldConfig, examples: Sequence[Examples], pool: Pool) -> 
         "throughput": middle(memory / disk for disk, memory in rounds),
         "steps": DISK_STEPS * len(rounds),
     }
-
-
-def trained_seconds(world: World, warm_up: int, steps: int) -> float:
-    """Go on with a world and return the seconds of a step, those of its first steps apart."""
-    times: list[float] = []
-
-    def stop() -> bool:
-        times.append(time.perf_counter())
-        return len(times) > warm_up + steps
-
-    with suppress(Stopped):
-        world.train(stop=stop)
-    return (times[-1] - times[warm_up]) / (len(times) - 1 - warm_up)

@@ -70,8 +70,9 @@ def main() -> None:
 
 def stepped(batch: int) -> dict[str, Any]:
     """Return the pace of the paper's world at a batch size, beside its roofline."""
-    from benchmarks.gpu.checks import fresh_state, network
+    from benchmarks.gpu.checks import network
     from workers.kernels.gpu_steps import GpuSteps
+    from workers.kernels.steps import first_state
 
     examples = [
         made_up(batch, dimension=DIMENSION, features=FEATURES, buckets=BUCKETS, seed=seed)
@@ -79,7 +80,7 @@ def stepped(batch: int) -> dict[str, Any]:
     ]
     bf16 = torch.cuda.is_bf16_supported()
     weights = network(DIMENSION, (HIDDEN, BUCKETS), device="cuda")
-    steps = GpuSteps(weights, fresh_state(weights), loss="softmax", relu=True, bf16=bf16)
+    steps = GpuSteps(weights, first_state(weights), loss="softmax", relu=True, bf16=bf16)
     count = 0
 
     def step() -> None:

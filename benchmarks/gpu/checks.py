@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu.batches import made_up
 from workers.kernels import reference
 from workers.kernels.gpu_steps import GpuSteps
-from workers.kernels.steps import Examples, Tensors
+from workers.kernels.steps import Examples, Tensors, first_state, network_shapes
 
 LIMITS = {"fp32": 1e-3, "bf16": 1e-2}
 """Largest relative error of a gradient."""
@@ -27,28 +26,10 @@ error of a kernel but outweighs all that is."""
 def network(dimension: int, widths: tuple[int, ...], *, device: str, seed: int = 0) -> Tensors:
     """Return seeded weights."""
     generator = torch.Generator(device).manual_seed(seed)
-    shapes: dict[str, tuple[int, ...]] = {
-        "input.weight": (dimension, widths[0]),
-        "input.bias": (widths[0],),
-    }
-    for layer, (inputs, outputs) in enumerate(pairwise(widths)):
-        shapes[f"layer.{layer}.weight"] = (outputs, inputs)
-        shapes[f"layer.{layer}.bias"] = (outputs,)
     return {
         name: torch.randn(shape, generator=generator, device=device) * shape[-1] ** -0.5
-        for name, shape in shapes.items()
+        for name, shape in network_shapes((dimension, *widths)).items()
     }
-
-
-def fresh_state(parameters: Tensors) -> Tensors:
-    """Return the optimiser's state before the first step."""
-    table = parameters["input.weight"]
-    state = {"input.weight.square": torch.zeros(len(table), device=table.device)}
-    for name, parameter in parameters.items():
-        if name != "input.weight":
-            state[f"{name}.first"] = torch.zeros_like(parameter)
-            state[f"{name}.second"] = torch.zeros_like(parameter)
-    return state
 
 
 def checked(loss: str, precision: str, device: str) -> dict[str, Any]:
@@ -64,7 +45,7 @@ def checked(loss: str, precision: str, device: str) -> dict[str, Any]:
     weights = network(_DIMENSION, widths, device=device)
     before = {name: tensor.double() for name, tensor in weights.items()}
     exact_loss, gradients = exact(before, examples, loss)
-    state = fresh_state(weights)
+    state = first_state(weights)
     steps = GpuSteps(weights, state, loss=loss, relu=True, bf16=precision == "bf16")
     found = steps.train(examples, step=1, input_rate=_INPUT_RATE, rate=_RATE)
     errors = {"loss": abs(found / exact_loss - 1)}

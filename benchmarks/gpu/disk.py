@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.pace import seconds_a_step
 from workers.config import (
     DataConfig,
     FeaturesConfig,
@@ -20,7 +20,7 @@ from workers.config import (
     TrainingConfig,
     WorldConfig,
 )
-from workers.world import Stopped, World
+from workers.world import World
 
 CLASSES = 10**7
 _WARM_UP = 20
@@ -59,15 +59,8 @@ def rows_a_second(
             training=TrainingConfig(epochs=1, batch_size=batch),
             runtime=RuntimeConfig(device=device),
         )
-        times: list[float] = []
-
-        def stop() -> bool:
-            times.append(time.perf_counter())
-            return len(times) > steps + _WARM_UP
-
-        with closing(World(config, 0)) as world, suppress(Stopped):
-            world.train(stop=stop)
-    return batch * (len(times) - 1 - _WARM_UP) / (times[-1] - times[_WARM_UP])
+        with closing(World(config, 0)) as world:
+            return batch / seconds_a_step(world, _WARM_UP, steps)
 
 
 def write(path: Path, rows: int, features: int) -> None:

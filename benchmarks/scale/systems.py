@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import accuracy
+from benchmarks.accuracy import seconds_a_world
 from benchmarks.baselines.mixture import Mixture
 from benchmarks.baselines.rows import Bags, bags, one_label
 from benchmarks.baselines.sampled_softmax import SampledSoftmax
@@ -24,16 +24,18 @@ from benchmarks.engine.peak import resident, train_a_little
 from benchmarks.peers import TOP, metrics
 from benchmarks.writing import QUICK
 from examples.product_search import Catalogue, write
-from orchestrator import Ensemble, load_config, train
+from orchestrator import Ensemble, train
 from orchestrator.config import RunConfig
 from orchestrator.ensemble import evaluate
+from orchestrator.plan import parameters
 from workers.features import Featurizer
+from workers.kernels.steps import Rows
 from workers.partition import Partition, partition_for
 from workers.prefetch import prefetch
 from workers.shards import Position, ShardSet, tables_in_order
 from workers.threads import Pool
 from workers.training_data import TrainingData
-from workers.world import World
+from workers.world import READY_BATCHES, World
 
 GENERATED = {"generated-10^4": 10**4, "generated-10^5": 10**5, "generated-10^6": 10**6}
 SETS = (*GENERATED, "omw")
@@ -51,8 +53,14 @@ EXPERT_SHARE = 0.1
 ASKED = 64
 """Test rows whose K scores are held at a time."""
 COMBINER = "log"
-_READY = 8
-"""Batches that are made ahead for a baseline, as many as for a world."""
+JOB = accuracy.Job(
+    settings={
+        "features.dimension": DIMENSION,
+        "model.hidden": f"[{HIDDEN}]",
+        "training.epochs": 1,
+    }
+)
+"""What all systems share."""
 
 Found = dict[str, Any]
 Scores = Callable[[Any], NDArray[np.float32]]
@@ -81,21 +89,8 @@ def find(name: str) -> BenchmarkSet:
 
 def settings(chosen: BenchmarkSet, run: str, *, worlds: int, buckets: int) -> RunConfig:
     """Return the settings of a run of worlds."""
-    return load_config(
-        overrides=[
-            f"run={run}",
-            f"worlds={worlds}",
-            f"partition.buckets={buckets}",
-            f"data.train={chosen.train}",
-            f"data.classes={chosen.classes}",
-            f"data.text=[{','.join(chosen.text)}]",
-            f"data.labels={chosen.labels}",
-            f"features.dimension={DIMENSION}",
-            f"model.hidden=[{HIDDEN}]",
-            "training.epochs=1",
-            "cluster.address=none",
-        ]
-    )
+    config = accuracy.settings(chosen, JOB, run, worlds=worlds, buckets=buckets)
+    return replace(config, run=run)
 
 
 def buckets(chosen: BenchmarkSet) -> int:
@@ -111,10 +106,7 @@ def mach(chosen: BenchmarkSet, worlds: int) -> Found:
         summary = train(config)
         grown = resident("VmHWM") - before
         assert summary.ensemble is not None
-        receipts = [
-            json.loads(path.read_text())
-            for path in Path(run).glob("worlds/*/attempts/*/final/receipt.json")
-        ]
+        seconds = seconds_a_world(run)
         evaluation = evaluate(
             Ensemble.load(summary.ensemble),
             str(chosen.test),
@@ -122,12 +114,10 @@ def mach(chosen: BenchmarkSet, worlds: int) -> Found:
             combiners=[COMBINER],
             limit=TEST_ROWS,
         )
-    world = statistics.median(receipt["seconds"] for receipt in receipts)
-    parameters = DIMENSION * HIDDEN + HIDDEN + (HIDDEN + 1) * config.partition.buckets
     return {
         "buckets": config.partition.buckets,
-        "seconds_a_world": round(world, 2),
-        "parameters_a_world": parameters,
+        "seconds_a_world": round(seconds, 2),
+        "parameters_a_world": parameters(config),
         "peak_bytes": grown,
         "metrics": {
             str(worlds): {key: round(found[key], 5) for key in ("P@1", "R@10", "R@100")}
@@ -145,11 +135,8 @@ def one_vs_all(chosen: BenchmarkSet, _: int) -> Found:
         world.train()
         seconds = time.perf_counter() - began
         grown = resident("VmHWM") - before
-        parameters = sum(tensor.numel() for tensor in world.parameters.values())
-        best, truth = ranked(
-            chosen, config, world.partition, lambda batch: world.classifier.probabilities(batch)
-        )
-    return told(seconds, parameters, grown, metrics(best, truth, chosen.classes))
+        best, truth = ranked(chosen, config, world.partition, world.classifier.probabilities)
+    return told(seconds, parameters(config), grown, metrics(best, truth, chosen.classes))
 
 
 class Rival(Protocol):
@@ -176,8 +163,8 @@ def sampled(chosen: BenchmarkSet, _: int) -> Found:
 
 def mixture(chosen: BenchmarkSet, worlds: int) -> Found:
     """Train a mixture of experts with as many parameters as an ensemble of so many worlds."""
-    b = buckets(chosen)
-    wanted = worlds * (DIMENSION * HIDDEN + HIDDEN + (HIDDEN + 1) * b)
+    config = settings(chosen, "unnamed", worlds=worlds, buckets=buckets(chosen))
+    wanted = worlds * parameters(config)
     width = max(4, int((1 - EXPERT_SHARE) * wanted / (DIMENSION + chosen.classes)))
     inner = max(4, int(EXPERT_SHARE * wanted / (2 * EXPERTS * width)))
     pool = Pool()
@@ -207,7 +194,7 @@ def rival(chosen: BenchmarkSet, make: Callable[[], Rival]) -> Found:
     random = np.random.default_rng(0)
     began = time.perf_counter()
     # Batches are made ahead by a thread of their own, as for a world.
-    with closing(prefetch(data.batches(Position(), ()), _READY)) as batches:
+    with closing(prefetch(data.batches(Position(), ()), READY_BATCHES)) as batches:
         for step, ready in enumerate(batches):
             factor = 1.0 - step / data.steps
             made.step(bags(ready.examples), one_label(ready.examples, random), factor)
@@ -215,12 +202,7 @@ def rival(chosen: BenchmarkSet, make: Callable[[], Rival]) -> Found:
     grown = resident("VmHWM") - before
 
     def scores(batch: Any) -> NDArray[np.float32]:
-        rows = Bags(
-            ids=torch.from_numpy(batch.feature_ids.astype(np.int64)),
-            offsets=torch.from_numpy(batch.feature_offsets),
-            values=torch.from_numpy(batch.feature_values),
-        )
-        return made.scores(rows).numpy()
+        return made.scores(bags(Rows.of(batch))).numpy()
 
     best, truth = ranked(chosen, config, partition, scores)
     return told(seconds, made.parameters, grown, metrics(best, truth, chosen.classes))

@@ -13,7 +13,6 @@ from workers.classifier import (
     check_shapes,
     choose_bf16,
     choose_device,
-    first_state,
     first_weights,
     parameter_shapes,
     prepare_examples,
@@ -21,7 +20,7 @@ from workers.classifier import (
 from workers.config import WorldConfig
 from workers.errors import ConfigError, StorageError
 from workers.features import Featurizer
-from workers.kernels.steps import Examples
+from workers.kernels.steps import Examples, first_state
 from workers.partition import Partition, PermutationPartition, partition_for
 from workers.threads import Pool
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from tests.workers.builders import copies
 from tests.workers.networks import batch_of, difference, examples_of, network, trained
-from workers.classifier import first_state
 from workers.config import WorldConfig
-from workers.kernels.steps import Examples, Rows, Tensors
+from workers.kernels.steps import Examples, Rows, Tensors, first_state
 from workers.kernels.torch_steps import TorchSteps
 
 pytest.importorskip("triton")
@@ -81,7 +80,7 @@ def test_the_kernels_equal_the_reference_in_bf16(loss: str, hidden: tuple[int, .
 def test_probabilities_equal_the_reference(loss: str, hidden: tuple[int, ...]) -> None:
     config, weights = network(hidden=hidden, loss=loss)
     batch = batch_of(np.random.default_rng(0), 30, config)
-    rows = Rows(offsets=batch.feature_offsets, ids=batch.feature_ids, values=batch.feature_values)
+    rows = Rows.of(batch)
     relu = config.model.activation == "relu"
     mine, wanted = (
         steps(on_device(weights), {}, loss=loss, relu=relu, bf16=False).probabilities(rows)

@@ -18,12 +18,11 @@ from tests.workers.networks import (
     trained,
 )
 from workers.batch import Batch
-from workers.classifier import first_state
 from workers.config import WorldConfig
 from workers.kernels.batches import transpose
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.losses import bce_probabilities, softmax_probabilities
-from workers.kernels.steps import Examples, Tensors
+from workers.kernels.steps import Examples, Tensors, first_state
 from workers.kernels.torch_steps import TorchSteps
 from workers.threads import Pool
 

@@ -20,10 +20,11 @@ from tests.workers.builders import (
     write_queries,
     write_shard,
 )
-from workers.classifier import BucketClassifier, first_state, first_weights, prepare_examples
+from workers.classifier import BucketClassifier, first_weights, prepare_examples
 from workers.config import WorldConfig
 from workers.errors import BadShardError, ConfigError, DataError, StorageError, TrainingError
 from workers.features import Featurizer
+from workers.kernels.steps import first_state
 from workers.threads import Pool
 from workers.training_data import Ready, TrainingData
 from workers.world import Progress, Stopped, World

@@ -43,8 +43,8 @@ class GpuSteps:
         self._layers = (len(parameters) - 2) // 2
         self._products = [
             # Without bf16 the products take the weights themselves.
-            weight.to(self._dtype)
-            for weight in (parameters[f"layer.{layer}.weight"] for layer in range(self._layers))
+            parameters[f"layer.{layer}.weight"].to(self._dtype)
+            for layer in range(self._layers)
         ]
 
     def refresh(self) -> None:

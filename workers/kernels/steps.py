@@ -6,14 +6,44 @@ checkpoint of one opens in another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.batch import Batch
+
 Tensors = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+def network_shapes(widths: Sequence[int]) -> Shapes:
+    """Return the names and shapes of the parameters of a network.
+
+    Args:
+        widths: d, those of the hidden layers, B.
+    """
+    shapes: Shapes = {"input.weight": (widths[0], widths[1]), "input.bias": (widths[1],)}
+    for layer, (inputs, outputs) in enumerate(pairwise(widths[1:])):
+        shapes[f"layer.{layer}.weight"] = outputs, inputs
+        shapes[f"layer.{layer}.bias"] = (outputs,)
+    return shapes
+
+
+def first_state(parameters: Tensors) -> Tensors:
+    """Return the optimiser's state before the first step, on the parameters' device."""
+    table = parameters["input.weight"]
+    state = {"input.weight.square": torch.zeros(len(table), device=table.device)}
+    for name, parameter in parameters.items():
+        if name != "input.weight":
+            state[f"{name}.first"] = torch.zeros_like(parameter)
+            state[f"{name}.second"] = torch.zeros_like(parameter)
+    return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +56,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @classmethod
+    def of(cls, batch: Batch) -> Rows:
+        """Return the features of a batch."""
+        return cls(
+            offsets=batch.feature_offsets, ids=batch.feature_ids, values=batch.feature_values
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
