@@ -18,7 +18,8 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format clean distclean
-.PHONY: gpu bench-engine bench-scale bench-accuracy bench-search bench-featurizing bench-checkpointing
+.PHONY: bench bench-engine bench-scale bench-peers gpu
+.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -54,6 +55,9 @@ bench-accuracy: .venv/.stamp .venv-bench/.stamp ## Measure accuracy beside peers
 bench-search: .venv/.stamp ## Search the defaults, one setting at a time; needs MANYWORLDS_DATA; resumable
 	@.venv/bin/python -m benchmarks.search
 
+bench: ## Measure engine, scale and peers, one after the other; QUICK=1 shows that they run
+	@$(MAKE) --no-print-directory -j 1 bench-engine bench-scale bench-peers
+
 bench-engine: .venv/.stamp ## Time a training step beside its floor and plain Torch; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.engine
 
@@ -62,6 +66,9 @@ gpu: ## Check and time the kernels on a GPU, with the Python that has Torch: mak
 
 bench-scale: .venv/.stamp ## Measure what worlds cost beside one network as K grows; resumable
 	@.venv/bin/python -m benchmarks.scale
+
+bench-peers: .venv/.stamp .venv-bench/.stamp ## Measure cost and accuracy beside peers; needs MANYWORLDS_DATA; resumable
+	@.venv/bin/python -m benchmarks.peers --peers-python .venv-bench/bin/python
 
 bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.featurizing

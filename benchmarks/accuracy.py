@@ -213,7 +213,16 @@ def measure_peer(chosen: BenchmarkSet, peer: str, python: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     print(f"{chosen.name}: {peer}", flush=True)
-    command = ["-m", "benchmarks.peers", "--set", chosen.name, "--peer", peer, "--out", str(path)]
+    command = [
+        "-m",
+        "benchmarks.peers.measure",
+        "--set",
+        chosen.name,
+        "--peer",
+        peer,
+        "--out",
+        str(path),
+    ]
     if subprocess.run([python, *command], cwd=ROOT).returncode:
         print(f"{chosen.name}: {peer} did not finish; it is left out of the table")
 

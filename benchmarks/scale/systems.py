@@ -21,7 +21,7 @@ from benchmarks.baselines.rows import Bags, bags, one_label
 from benchmarks.baselines.sampled_softmax import SampledSoftmax
 from benchmarks.datasets import CACHE, BenchmarkSet, Lists, find_sets
 from benchmarks.engine.peak import resident, train_a_little
-from benchmarks.peers import TOP, metrics
+from benchmarks.peers.metrics import TOP, metrics
 from benchmarks.writing import QUICK
 from examples.product_search import Catalogue, write
 from orchestrator import Ensemble, train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,10 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from benchmarks.datasets import Lists
-from benchmarks.peers import TOP, Csr, metrics, sorted_rows, top_without, write_xmc
+from benchmarks.peers.features import Csr
+from benchmarks.peers.measure import top_without
+from benchmarks.peers.metrics import TOP, metrics
+from benchmarks.peers.models import sorted_rows, write_xmc
 
 CLASSES = 300
 
@@ -26,6 +30,9 @@ class Ranked:
 
     def train(self, features: Csr, labels: Lists, classes: int, clock: object) -> None:
         """Learn nothing."""
+
+    def save(self, folder: Path) -> None:
+        """Write nothing."""
 
     def top(self, features: Csr, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         best = np.full((len(counts), int(counts.max())), -1, np.int64)

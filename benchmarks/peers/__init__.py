@@ -1,0 +1,1 @@
+"""Omikuji and PECOS beside ensembles: what each costs, and how accurate it is."""
