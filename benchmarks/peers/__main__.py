@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,33 +87,48 @@ def table(sets: Mapping[str, Mapping[str, Found]]) -> str:
     """Return the results as Markdown."""
     head = ("set", "", *METRICS, "features s", "training s", "CPU s", "peak MB", "model MB")
     rows = [
-        (name if system == "mach" else "", *cells(system, result))
+        (name, *line)
         for name, systems in sets.items()
         for system, result in systems.items()
+        for line in told(system, result)
     ]
     lines = [
         "# Cost beside peers",
         "",
         "Made by `make bench-peers`: from Parquet to a model, one system after the other, each with"
         " all cores. Peers are trained with their defaults on TF-IDF features, which are made, and"
-        " for Omikuji written to a file, before; worlds make theirs while they train. CPU seconds"
-        " are of both. Peak memory is of the whole process up to the end of training; a query's"
-        " time from its text, 10 classes wanted, one query after the other.",
+        " for Omikuji written to a file, before; worlds make theirs while they train. Seconds of R"
+        " worlds are their share of what all took. CPU seconds are of features and training. Peak"
+        " memory is of the whole process up to the end of training; a query's time from its text,"
+        " 10 classes wanted, one query after the other.",
         "",
         *markdown((*head, "query p50 ms", "p99 ms"), rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-def cells(system: str, found: Found) -> list[str]:
-    """Return what is told of one system."""
-    title, metrics = SYSTEMS[system], found["metrics"]
-    if system == "mach":
-        worlds = found["settings"]["worlds"]
-        title, metrics = f"{title}, R = {worlds}", metrics[str(worlds)]
+def told(system: str, found: Found) -> Iterator[list[str]]:
+    """Yield the lines of one system: of an ensemble, one for its first 1, 2, … worlds each."""
+    if system != "mach":
+        yield cells(SYSTEMS[system], found["metrics"], found, found["query"]["text"])
+        return
+    worlds = found["settings"]["worlds"]
+    for count in range(1, worlds + 1):
+        share = count / worlds
+        of_these = {
+            **found,
+            "seconds": {"train": share * found["seconds"]["train"]},
+            "cpu_seconds": {"train": share * found["cpu_seconds"]["train"]},
+            "model_bytes": share * found["model_bytes"],
+        }
+        query = found["query"]["text"][str(count)]
+        yield cells(f"MACH, R = {count}", found["metrics"][str(count)], of_these, query)
+
+
+def cells(title: str, metrics: Found, found: Found, query: Found) -> list[str]:
+    """Return one line."""
     seconds, spent = found["seconds"], found["cpu_seconds"]
     before = [phase for phase in ("features", "write") if phase in seconds]
-    query = found["query"]["text"]
     return [
         title,
         *(f"{100 * metrics[key]:.1f}" for key in METRICS),

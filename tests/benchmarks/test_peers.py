@@ -12,6 +12,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from benchmarks.datasets import Lists
+from benchmarks.peers.__main__ import table
 from benchmarks.peers.features import Csr
 from benchmarks.peers.measure import top_without
 from benchmarks.peers.metrics import TOP, metrics
@@ -98,3 +99,22 @@ def test_metrics_are_those_of_their_definitions() -> None:
         "MRR@20": sum(1 / (hit.index(True) + 1) for hit, _ in hits if True in hit[:20]) / rows,
     }
     assert metrics(order, as_lists(labels), CLASSES) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_an_ensemble_has_a_line_for_each_number_of_worlds() -> None:
+    metrics = {"P@1": 0.4, "R@10": 0.6, "R@100": 0.8}
+    query = {"p50_ms": 1.0, "p99_ms": 2.0}
+    found = {
+        "settings": {"worlds": 2},
+        "metrics": {"1": metrics, "2": metrics},
+        "seconds": {"train": 30.0, "predict": 5.0},
+        "cpu_seconds": {"train": 58.0, "predict": 9.0},
+        "peak_rss_bytes": {"train": 2_000_000_000},
+        "model_bytes": 100_000_000,
+        "query": {"text": {"1": query, "2": query}},
+    }
+    lines = [line for line in table({"tldr": {"mach": found}}).splitlines() if "tldr" in line]
+    assert [[cell.strip() for cell in line.split("|")[2:-3]] for line in lines] == [
+        ["MACH, R = 1", "40.0", "60.0", "80.0", "", "15.0", "29", "2,000", "50"],
+        ["MACH, R = 2", "40.0", "60.0", "80.0", "", "30.0", "58", "2,000", "100"],
+    ]
