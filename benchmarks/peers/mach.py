@@ -33,17 +33,27 @@ JOBS: Mapping[str, Job] = {
         },
     ),
     "omw": Job(
-        worlds=3,
+        worlds=4,
+        buckets=4096,
         settings={
+            "training.epochs": 2,
             "features.dimension": 1 << 20,
-            "model.hidden": "[128]",
+            "model.hidden": "[256]",
+            "optimizer.rate": 0.002,
             "optimizer.input_rate": 0.8,
         },
     ),
     "debian_depends": Job(
         worlds=4, settings={**JOBS_FOR_ACCURACY["debian_depends"].settings, "training.epochs": 4}
     ),
-    "api_search": Job(worlds=4, settings={"features.dimension": 1 << 16}),
+    "api_search": Job(
+        worlds=4,
+        settings={
+            "features.dimension": 1 << 16,
+            "model.hidden": "[192]",
+            "optimizer.rate": 0.02,
+        },
+    ),
 }
 """Fewer epochs and smaller networks than for accuracy alone; chosen on training rows that are held
 back (`benchmarks.search.split`)."""
