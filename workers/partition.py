@@ -18,183 +18,25 @@ from workers.config import PartitionConfig
 from workers.errors import ConfigError, DataError
 from workers.hashing import GOLDEN, MIX_1, MIX_2, derive_seed, mix64, mix64_jit
 from workers.jit import kernel
+from workers.permutation import (
+    Permutation,
+    Words,
+    forward_word,
+    inverse_word,
+    shift_right,
+    signed,
+)
 
 Ids = NDArray[np.int64]
 Buckets = NDArray[np.int32]
-Words = NDArray[np.uint64]
-
 _M1, _M2, _S32 = np.uint64(MIX_1), np.uint64(MIX_2), np.uint64(32)
 _SCAN = 1 << 20
 
 
-def _rounds(bits: int) -> int:
-    # A round brings a pair of numbers 2^(bits / 4) times nearer to a uniform pair, so
-    # small domains need more rounds.
-    return 8 if bits >= 12 else 24
-
-
-class Permutation:
-    """A seeded pseudo-random bijection on [0, n).
-
-    An alternating Feistel network on the smallest domain 2^b that holds n
-    (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002):
-    what lands outside [0, n) is sent through again (cycle walking), less than
-    once on average for n > 32.
-
-    Args:
-        n: size of the domain, 1 to 2^62.
-        seed: 64-bit seed.
-
-    Raises:
-        ConfigError: if n is out of range.
-    """
-
-    def __init__(self, n: int, seed: int) -> None:
-        if not 1 <= n <= 2**62:
-            raise ConfigError(f"permutation: expected a domain of 1 to 2^62 numbers, found {n:,}")
-        self.n = n
-        self.seed = seed
-        # Halves of fewer than 3 bits would need still more rounds than small domains get.
-        self.bits = max(6, (n - 1).bit_length())
-        self.low_bits = self.bits // 2
-        self.keys: Words = np.array(
-            [mix64(seed + GOLDEN * (i + 1)) for i in range(_rounds(self.bits))], dtype=np.uint64
-        )
-
-    @overload
-    def forward(self, x: Ids) -> Ids: ...
-    @overload
-    def forward(self, x: torch.Tensor) -> torch.Tensor: ...
-    def forward(self, x: Ids | torch.Tensor) -> Ids | torch.Tensor:
-        """Return the images of `x` (int64 in [0, n), any shape), same type and shape."""
-        return self._apply(x, backward=False)
-
-    @overload
-    def inverse(self, x: Ids) -> Ids: ...
-    @overload
-    def inverse(self, x: torch.Tensor) -> torch.Tensor: ...
-    def inverse(self, x: Ids | torch.Tensor) -> Ids | torch.Tensor:
-        """Return the numbers whose images are `x` (int64 in [0, n)), same type and shape."""
-        return self._apply(x, backward=True)
-
-    def _apply(self, x: Ids | torch.Tensor, *, backward: bool) -> Ids | torch.Tensor:
-        if isinstance(x, torch.Tensor):
-            return permute_torch(self, x, backward=backward)
-        x = np.ascontiguousarray(x, dtype=np.int64)
-        out = np.empty_like(x)
-        run = _inverses if backward else _forwards
-        run(x.reshape(-1), self.n, self.bits, self.low_bits, self.keys, out.reshape(-1))
-        return out
-
-
-def permute_reference(permutation: Permutation, x: Ids, *, backward: bool = False) -> Ids:
-    """Return `permutation.forward(x)`, or `.inverse(x)` if `backward`: the plain definition."""
-    low = permutation.low_bits
-    high = permutation.bits - low
-    rounds = list(enumerate(permutation.keys))
-    words = x.astype(np.uint64)
-    outside = np.ones(x.shape, dtype=bool)
-    while outside.any():
-        left, right = words[outside] >> np.uint64(low), words[outside] & np.uint64((1 << low) - 1)
-        for i, key in reversed(rounds) if backward else rounds:
-            if i % 2 == 0:
-                left ^= _scramble(right, key) >> np.uint64(64 - high)
-            else:
-                right ^= _scramble(left, key) >> np.uint64(64 - low)
-        words[outside] = left << np.uint64(low) | right
-        outside = words >= permutation.n
-    return words.astype(np.int64)
-
-
-def _scramble(half: Words, key: np.uint64) -> Words:
-    words = (half ^ key) * _M1
-    return (words ^ (words >> _S32)) * _M2
-
-
-def permute_torch(
-    permutation: Permutation, x: torch.Tensor, *, backward: bool = False
-) -> torch.Tensor:
-    """Return what `permute_reference` returns, for an int64 tensor on any device."""
-    low = permutation.low_bits
-    high = permutation.bits - low
-    rounds = [(i, _signed(int(key))) for i, key in enumerate(permutation.keys)]
-    outside = torch.ones_like(x, dtype=torch.bool)
-    while bool(outside.any()):
-        left, right = x >> low, x & ((1 << low) - 1)
-        for i, key in reversed(rounds) if backward else rounds:
-            if i % 2 == 0:
-                left = left ^ _shift_right(_scramble_torch(right, key), 64 - high)
-            else:
-                right = right ^ _shift_right(_scramble_torch(left, key), 64 - low)
-        x = torch.where(outside, left << low | right, x)
-        outside = x >= permutation.n
-    return x
-
-
-def _signed(word: int) -> int:
-    return word - 2**64 if word >= 2**63 else word
-
-
-def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    # Torch shifts int64 arithmetically; the mask drops the copies of the sign.
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _scramble_torch(half: torch.Tensor, key: int) -> torch.Tensor:
-    words = (half ^ key) * _signed(MIX_1)
-    return (words ^ _shift_right(words, 32)) * _signed(MIX_2)
-
-
 def _mix64_torch(x: torch.Tensor) -> torch.Tensor:
-    x = (x ^ _shift_right(x, 30)) * _signed(MIX_1)
-    x = (x ^ _shift_right(x, 27)) * _signed(MIX_2)
-    return x ^ _shift_right(x, 31)
-
-
-@kernel
-def _forward(word: np.uint64, n: np.uint64, bits: int, low_bits: int, keys: Words) -> np.uint64:
-    low = np.uint64(low_bits)
-    to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
-    mask = (np.uint64(1) << low) - np.uint64(1)
-    while True:
-        left, right = word >> low, word & mask
-        for i in range(0, len(keys), 2):
-            mixed = (right ^ keys[i]) * _M1
-            left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
-            mixed = (left ^ keys[i + 1]) * _M1
-            right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
-        word = (left << low) | right
-        if word < n:
-            return word
-
-
-@kernel
-def _inverse(word: np.uint64, n: np.uint64, bits: int, low_bits: int, keys: Words) -> np.uint64:
-    low = np.uint64(low_bits)
-    to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
-    mask = (np.uint64(1) << low) - np.uint64(1)
-    while True:
-        left, right = word >> low, word & mask
-        for i in range(len(keys) - 2, -1, -2):
-            mixed = (left ^ keys[i + 1]) * _M1
-            right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
-            mixed = (right ^ keys[i]) * _M1
-            left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
-        word = (left << low) | right
-        if word < n:
-            return word
-
-
-@kernel
-def _forwards(x: Ids, n: int, bits: int, low_bits: int, keys: Words, out: Ids) -> None:
-    for i in range(len(x)):
-        out[i] = np.int64(_forward(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys))
-
-
-@kernel
-def _inverses(x: Ids, n: int, bits: int, low_bits: int, keys: Words, out: Ids) -> None:
-    for i in range(len(x)):
-        out[i] = np.int64(_inverse(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys))
+    x = (x ^ shift_right(x, 30)) * signed(MIX_1)
+    x = (x ^ shift_right(x, 27)) * signed(MIX_2)
+    return x ^ shift_right(x, 31)
 
 
 @kernel
@@ -205,9 +47,31 @@ def _permutation_buckets(
     for i in range(len(x)):
         if x[i] < 0 or x[i] >= n:
             return i
-        image = _forward(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys)
+        image = forward_word(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys)
         out[i] = np.int32(image % np.uint64(buckets))
     return -1
+
+
+@kernel
+def _permutation_classes(
+    chosen: Buckets,
+    n: int,
+    bits: int,
+    low_bits: int,
+    keys: Words,
+    buckets: int,
+    out: Ids,
+    of: Buckets,
+) -> None:
+    """Fill `out` with the classes of buckets, one bucket after the other, and `of` with theirs."""
+    place = 0
+    for bucket in chosen:
+        for image in range(bucket, n, buckets):
+            out[place] = np.int64(
+                inverse_word(np.uint64(image), np.uint64(n), bits, low_bits, keys)
+            )
+            of[place] = bucket
+            place += 1
 
 
 @kernel
@@ -234,6 +98,8 @@ class Partition(ABC):
     """
 
     kind: ClassVar[str]
+    invertible: ClassVar[bool]
+    """Whether the classes of a bucket are found without a look at all of them."""
 
     def __init__(self, classes: int, buckets: int, seed: int) -> None:
         if not 1 <= classes <= 2**62:
@@ -289,6 +155,19 @@ class Partition(ABC):
     def classes_of(self, bucket: int) -> Ids:
         """Return the classes in `bucket`, int64, ascending."""
 
+    def classes_in(self, buckets: Buckets) -> tuple[Ids, Buckets]:
+        """Return the classes of several buckets, in any order, and the bucket of each.
+
+        Args:
+            buckets: distinct numbers in [0, B), int32.
+
+        Returns:
+            int64 classes and int32 buckets of one length.
+        """
+        found = [self.classes_of(int(bucket)) for bucket in buckets]
+        sizes = [len(part) for part in found]
+        return np.concatenate([np.empty(0, np.int64), *found]), np.repeat(buckets, sizes)
+
     @property
     @abstractmethod
     def collision_chance(self) -> float:
@@ -313,6 +192,7 @@ class PermutationPartition(Partition):
     """bucket = π(class) mod B for a seeded permutation π: sizes differ by at most one."""
 
     kind = "permutation"
+    invertible = True
 
     def __init__(self, classes: int, buckets: int, seed: int) -> None:
         super().__init__(classes, buckets, seed)
@@ -330,6 +210,15 @@ class PermutationPartition(Partition):
         images = np.arange(bucket, self.classes, self.buckets, dtype=np.int64)
         return np.sort(self.permutation.inverse(images))
 
+    def classes_in(self, buckets: Buckets) -> tuple[Ids, Buckets]:
+        """See `Partition.classes_in`; takes time in proportion to them."""
+        small, larger = divmod(self.classes, self.buckets)
+        count = small * len(buckets) + int((buckets < larger).sum())
+        out, of = np.empty(count, np.int64), np.empty(count, np.int32)
+        p = self.permutation
+        _permutation_classes(buckets, p.n, p.bits, p.low_bits, p.keys, self.buckets, out, of)
+        return out, of
+
     @property
     def collision_chance(self) -> float:
         """The chance that two distinct classes share a bucket: (K/B - 1)/(K - 1) if B divides K."""
@@ -344,6 +233,7 @@ class HashPartition(Partition):
     """bucket = multiply-shift of a seeded 64-bit mixer: sizes vary as if drawn at random."""
 
     kind = "hash"
+    invertible = False
 
     def __init__(self, classes: int, buckets: int, seed: int) -> None:
         super().__init__(classes, buckets, seed)
@@ -353,8 +243,8 @@ class HashPartition(Partition):
         return _hash_buckets(classes, self.classes, np.uint64(self.key), self.buckets, out)
 
     def _buckets_torch(self, classes: torch.Tensor) -> torch.Tensor:
-        mixed = _mix64_torch(classes ^ _signed(self.key))
-        return (_shift_right(mixed, 32) * self.buckets) >> 32
+        mixed = _mix64_torch(classes ^ signed(self.key))
+        return (shift_right(mixed, 32) * self.buckets) >> 32
 
     def classes_of(self, bucket: int) -> Ids:
         """Return the classes in `bucket`, int64, ascending; looks at all K classes."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.hashing import derive_seed, mix64
-from workers.partition import Permutation
+from workers.permutation import Permutation
 
 Ids = NDArray[np.int64]
 

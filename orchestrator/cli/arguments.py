@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from workers.errors import ConfigError
 
+MODES = ("full", "pruned", "candidates")
+"""How the best classes are found; those of `Ensemble.predict`."""
 RUN = "a run: the folder or URI that `manyworlds train` was given as run="
 """What most verbs expect."""
 
@@ -45,7 +47,9 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
   manyworlds clean runs/a""",
     "merge": "  manyworlds merge runs/a --min-worlds 6",
     "evaluate": "  manyworlds evaluate runs/a data=held-out.parquet --k 1,5,10,100",
-    "predict": "  manyworlds predict runs/a 'cumulative product along an axis' --k 5 --json",
+    "predict": """\
+  manyworlds predict runs/a "cumulative product along an axis" --k 5 --json
+  manyworlds predict runs/a "cumulative product along an axis" --mode pruned""",
     "doctor": "  manyworlds doctor s3://bucket/runs",
 }
 
@@ -81,6 +85,7 @@ class Arguments:
     no_wait: bool = False
     min_worlds: int | None = None
     k: tuple[int, ...] | None = None
+    mode: str = "full"
     json: bool = False
     take_over: bool = False
 
@@ -178,6 +183,12 @@ def parser() -> argparse.ArgumentParser:
     _words(made["predict"], "RUN|ENSEMBLE TEXT", "what to ask, and the queries")
     made["predict"].add_argument(
         "--k", type=_one_rank, metavar="N", help="classes each; default: 10"
+    )
+    made["predict"].add_argument(
+        "--mode",
+        choices=MODES,
+        default="full",
+        help="pruned: the same from fewer classes; candidates: quicker, nearly always right",
     )
     made["predict"].add_argument("--json", action="store_true", help="one JSON object a query")
     _words(made["doctor"], "[STORAGE]", "a folder or URI to try; default: this folder")

@@ -52,7 +52,9 @@ def predict(arguments: Arguments) -> int:
     if not queries:
         raise arguments.wrong("one query or more after the run, found none")
     (k,) = arguments.k or (10,)
-    answers = reports.answers(queries, Ensemble.load(uri).predict(queries, k=k))
+    answers = reports.answers(
+        queries, Ensemble.load(uri).predict(queries, k=k, mode=arguments.mode)
+    )
     if arguments.json:
         show(json.dumps(answer, ensure_ascii=False) for answer in answers)
         return 0

@@ -72,6 +72,11 @@ class BucketLookup:
             pool.run(self._fill, spans(self.classes, 1 << 16))
 
     @property
+    def invertible(self) -> bool:
+        """Whether the classes of a bucket are found without a look at all of them."""
+        return all(partition.invertible for partition in self.partitions)
+
+    @property
     def cached(self) -> bool:
         """Whether rows are kept rather than computed."""
         return self._cache is not None
@@ -132,14 +137,10 @@ def full(
     Raises:
         DataError: if `scores`, `k` or a list does not fit the lookup.
     """
-    _check(scores, lookup, k)
+    check_lists(keep_to, scores.shape[1], lookup.classes)
+    hidden, ids, found = prepared(scores, lookup, k, leave_out)
     scores = np.ascontiguousarray(scores)
     worlds, queries, _ = scores.shape
-    for lists in (leave_out, keep_to):
-        check_lists(lists, queries, lookup.classes)
-    ids = np.full((queries, k), -1, dtype=np.int64)
-    found = np.full((queries, k), -np.inf, dtype=np.float32)
-    hidden = _sorted_lists(leave_out, queries)
     for start, stop in spans(queries, QUERIES):
         search = _Search(
             scores[:, start:stop], lookup, min(k, lookup.classes), combiner, pool, block
@@ -147,6 +148,28 @@ def full(
         kept = None if keep_to is None else keep_to.of(start, stop)
         best = search.all(hidden.of(start, stop), kept)
         ids[start:stop, : search.k], found[start:stop, : search.k] = best
+    return finished(ids, found, lookup, worlds, combiner)
+
+
+def prepared(
+    scores: Floats, lookup: BucketLookup, k: int, leave_out: ClassLists | None
+) -> tuple[ClassLists, Ids, Floats]:
+    """Check what a search is given; return what is hidden, ascending, and room for the answers.
+
+    Raises:
+        DataError: if `scores`, `k` or a list does not fit the lookup.
+    """
+    _check(scores, lookup, k)
+    queries = scores.shape[1]
+    check_lists(leave_out, queries, lookup.classes)
+    ids = np.full((queries, k), -1, dtype=np.int64)
+    return _sorted_lists(leave_out, queries), ids, np.full((queries, k), -np.inf, dtype=np.float32)
+
+
+def finished(
+    ids: Ids, found: Floats, lookup: BucketLookup, worlds: int, combiner: Combiner
+) -> tuple[Ids, Floats]:
+    """Return class ids and, of their reduced scores, the scores that are reported."""
     return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
 
 

@@ -51,7 +51,7 @@ OPTIONS = {
     "clean": ["--dry-run"],
     "merge": ["--min-worlds"],
     "evaluate": ["--k"],
-    "predict": ["--json", "--k"],
+    "predict": ["--json", "--k", "--mode"],
     "doctor": [],
 }
 """The public verbs and their options. A change here is a decision."""

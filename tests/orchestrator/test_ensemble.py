@@ -158,6 +158,16 @@ def test_predict_is_what_its_definition_says(case: Case, combiner: str, worlds: 
     assert_best(found.ids, found.scores, plain_scores(ensemble, case.rows, combiner, worlds))
 
 
+@pytest.mark.parametrize("mode", ["pruned", "candidates"])
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_all_modes_give_the_same_answers(case: Case, combiner: str, mode: str) -> None:
+    ensemble = Ensemble.load(case.run, threads=2)
+    wanted = ensemble.predict(case.rows, k=7, combiner=combiner)
+    # So few buckets that candidates are of all of them.
+    found = ensemble.predict(case.rows, k=7, combiner=combiner, mode=mode)
+    assert np.array_equal(found.ids, wanted.ids) and np.array_equal(found.scores, wanted.scores)
+
+
 def test_the_combiner_is_the_run_s_own_unless_told(texts: Case, numbers: Case) -> None:
     for case, own in ((texts, "log"), (numbers, "median")):
         ensemble = Ensemble.load(case.run)
@@ -301,6 +311,7 @@ def test_numbers_that_are_none_are_refused(numbers: Case) -> None:
         ({"k": 0}, DataError, "k: expected at least 1 class to return, found 0"),
         ({"worlds": 0}, DataError, "worlds: expected 1 to 3, found 0"),
         ({"worlds": 4}, DataError, "worlds: expected 1 to 3, found 4"),
+        ({"mode": "all"}, ConfigError, "mode: expected one of full, pruned, candidates, found all"),
         ({"combiner": "max"}, ConfigError, "combiner: expected one of mean, log, min, median"),
     ],
 )

@@ -13,12 +13,10 @@ from workers.hashing import derive_seed
 from workers.partition import (
     HashPartition,
     Partition,
-    Permutation,
     PermutationPartition,
     partition_for,
-    permute_reference,
-    permute_torch,
 )
+from workers.permutation import Permutation, permute_reference, permute_torch
 
 Kind = type[PermutationPartition] | type[HashPartition]
 both = pytest.mark.parametrize("kind", [PermutationPartition, HashPartition])

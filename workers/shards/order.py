@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workers.hashing import derive_seed
-from workers.partition import Permutation
+from workers.permutation import Permutation
 
 LANES = 4
 """Row groups that are read side by side into one block."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from workers.config import DataConfig
 from workers.errors import BadShardError, DataError
 from workers.hashing import derive_seed
-from workers.partition import Permutation
+from workers.permutation import Permutation
 from workers.shards.checks import check_rows
 from workers.shards.content import PIECE_ROWS, Content, piece_hash
 from workers.shards.files import ShardSet

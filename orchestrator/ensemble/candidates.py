@@ -1,0 +1,122 @@
+"""The best classes of a query among those that several worlds name: quick, and nearly always right.
+
+Each world names the classes of its m best buckets. Classes that at least t
+worlds name are scored in all worlds. t begins where fewest classes are left
+and is relaxed until there are enough of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.ensemble.combiners import Combiner
+from orchestrator.ensemble.cover import BINS, rank_buckets
+from orchestrator.ensemble.retrieval import (
+    BucketLookup,
+    ClassLists,
+    Floats,
+    Ids,
+    finished,
+    full,
+    prepared,
+)
+from workers.errors import DataError
+from workers.threads import Pool
+
+BUCKETS = 16
+"""m, unless another number is asked for."""
+ENOUGH = 2000
+"""Classes that are scored in all worlds, at least, if so many are named."""
+
+
+def candidates(
+    scores: Floats,
+    lookup: BucketLookup,
+    k: int,
+    combiner: Combiner,
+    pool: Pool,
+    *,
+    buckets: int = BUCKETS,
+    leave_out: ClassLists | None = None,
+    keep_to: ClassLists | None = None,
+) -> tuple[Ids, Floats]:
+    """Return the k best of the classes that enough worlds name, with the scores of `full`.
+
+    Where partitions cannot list the classes of a bucket, or only the classes of `keep_to`
+    matter, it is `full` that answers.
+
+    Args:
+        scores: (R, n, B) float32, finite, as for `full`.
+        lookup: where the classes are in `scores`.
+        k: how many classes.
+        combiner: whose reduction and finish to apply.
+        pool: threads to use.
+        buckets: m, of each world; doubled for a query until k classes are named.
+        leave_out: classes that each query must not be given.
+        keep_to: the only classes that each query may be given, an empty list meaning none.
+
+    Returns:
+        Class ids (n, k) int64 and finished scores (n, k) float32, best first, padded with -1
+        and -inf where fewer than k classes are allowed.
+
+    Raises:
+        DataError: if `scores`, `k`, `buckets` or a list does not fit the lookup.
+    """
+    if buckets < 1:
+        raise DataError(f"buckets: expected at least 1 of each world, found {buckets}")
+    if keep_to is not None or not lookup.invertible:
+        return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
+    hidden, ids, found = prepared(scores, lookup, k, leave_out)
+
+    def search(query: int) -> None:
+        mine = scores[:, query]
+        excluded = hidden.of(query, query + 1).classes
+        few = min(buckets, lookup.buckets)
+        named = _named(mine, lookup, few, excluded)
+        while len(named) < k and few < lookup.buckets:
+            few = min(2 * few, lookup.buckets)
+            named = _named(mine, lookup, few, excluded)
+        best = _scored(mine, lookup, named, combiner)
+        order = np.lexsort((named, -best))[:k]
+        ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
+
+    pool.run(search, [(query,) for query in range(scores.shape[1])])
+    return finished(ids, found, lookup, len(scores), combiner)
+
+
+def _named(scores: Floats, lookup: BucketLookup, buckets: int, excluded: Ids) -> Ids:
+    """Return the classes that most worlds name: `ENOUGH` of them, if there are; ascending."""
+    named = []
+    for partition, values in zip(lookup.partitions, scores, strict=False):
+        chosen = np.sort(best_buckets(values, buckets))
+        named.append(partition.classes_in(chosen)[0])
+    classes, times = np.unique(np.concatenate(named), return_counts=True)
+    if len(excluded):
+        allowed = ~np.isin(classes, excluded)
+        classes, times = classes[allowed], times[allowed]
+    # How many classes are named at least t times, for t from R down to 1.
+    left = np.cumsum(np.bincount(times, minlength=len(scores) + 1)[:0:-1])
+    least = len(scores) - int(np.searchsorted(left, ENOUGH))
+    return classes[times >= max(1, least)]
+
+
+def best_buckets(scores: Floats, count: int) -> NDArray[np.int32]:
+    """Return a world's best buckets, best first; of equal ones the lower number.
+
+    Args:
+        scores: (B,) float32.
+        count: how many, at most all.
+    """
+    scores = np.ascontiguousarray(scores)
+    bins, order = np.empty(len(scores), np.int16), np.empty(len(scores), np.int32)
+    starts, low = np.empty(BINS + 1, np.int64), np.empty(BINS + 1, np.float64)
+    rank_buckets(scores, bins, order, starts, low)
+    most = order[: starts[min(BINS, int(np.searchsorted(starts, count)))]]
+    return most[np.lexsort((most, -scores[most]))][:count]
+
+
+def _scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
+    """Return the reduced scores of classes."""
+    pairs = zip(scores, lookup.partitions, strict=False)
+    return combiner.reduce(np.stack([values[part.buckets_of(classes)] for values, part in pairs]))

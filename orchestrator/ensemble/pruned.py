@@ -1,0 +1,334 @@
+"""The k best classes of a query, exactly, from a small part of all classes.
+
+A class can only be among the k best if its reduced score reaches the *bar*, the
+k-th best score found so far. Worlds show their buckets best first; once the
+classes of enough good buckets have been looked at, no class that was not among
+them can reach the bar, whatever it is (the threshold algorithm of Fagin, Lotem
+and Naor, PODS 2001, with buckets in place of single objects). Why not, for each
+reduction, with s_r the score of a class's bucket in world r and M_r the best
+score of that world:
+
+- `sum` (`mean`, `log`): a class outside all buckets looked at has a deficit
+  M_r - s_r in every world that is no less than the least deficit l_r of that
+  world's other buckets. Its sum is at most Σ (M_r - l_r). If that is below the
+  bar, the search is over. Any choice of l_r will do, so those are taken that
+  add most to Σ l_r for the fewest buckets (`cover.cheapest_cover`).
+- `min`: every world must reach the bar. Once all buckets of a single world that
+  do have been looked at, the search is over: the world that has fewest.
+- `median`: R - ⌊R/2⌋ worlds must reach the bar, since the higher of the two
+  middle scores must. Among any ⌊R/2⌋ + 1 worlds there is one of them. Once all
+  buckets that reach the bar of so many worlds have been looked at, the search
+  is over: the worlds that have fewest.
+
+The bar rises while buckets are looked at, so the search starts with the most
+promising ones and asks again how many are enough. A class is dropped as soon as
+it cannot reach the bar even if it is the best in all worlds that are still to be
+asked; those that stay are scored exactly as `brute_force` does. Bounds are sums
+in float64, loosened by what float32 may have rounded; a class that may equal
+the bar stays, as its number may be the lower one.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.ensemble.combiners import Combiner
+from orchestrator.ensemble.cover import (
+    BINS,
+    cheapest_cover,
+    rank_buckets,
+    sift_counts,
+    sift_sums,
+)
+from orchestrator.ensemble.retrieval import (
+    BucketLookup,
+    ClassLists,
+    Floats,
+    Ids,
+    finished,
+    full,
+    prepared,
+)
+from workers.threads import Pool, spans
+
+LOOKED_AT = 0.25
+"""Share of all classes beyond which it is quicker to look at all of them."""
+GROWTH = 3
+"""How many times the buckets looked at so far the next round may add."""
+CHUNK = 1 << 15
+"""Classes that are sifted at a time."""
+
+
+def pruned(
+    scores: Floats,
+    lookup: BucketLookup,
+    k: int,
+    combiner: Combiner,
+    pool: Pool,
+    *,
+    leave_out: ClassLists | None = None,
+    keep_to: ClassLists | None = None,
+) -> tuple[Ids, Floats]:
+    """Return what `full` returns, from as few classes as it takes to be sure.
+
+    Where that would be more than `LOOKED_AT` of them, or partitions cannot list the classes of
+    a bucket, or only the classes of `keep_to` matter, it is `full` that answers.
+
+    Args:
+        scores: (R, n, B) float32, finite, as for `full`.
+        lookup: where the classes are in `scores`.
+        k: how many classes.
+        combiner: whose reduction and finish to apply.
+        pool: threads to use.
+        leave_out: classes that each query must not be given.
+        keep_to: the only classes that each query may be given, an empty list meaning none.
+
+    Returns:
+        Class ids (n, k) int64 and finished scores (n, k) float32, best first, padded with -1
+        and -inf where fewer than k classes are allowed.
+
+    Raises:
+        DataError: if `scores`, `k` or a list does not fit the lookup.
+    """
+    if keep_to is not None or not lookup.invertible:
+        return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
+    hidden, ids, found = prepared(scores, lookup, k, leave_out)
+    queries = scores.shape[1]
+    unsure: list[int] = []
+
+    def search(query: int) -> None:
+        threads = pool if queries == 1 else None
+        best = Search(scores[:, query], lookup, k, combiner, hidden.of(query, query + 1), threads)
+        if best.search():
+            ids[query, : len(best.ids)], found[query, : len(best.ids)] = best.ids, best.found
+        else:
+            unsure.append(query)
+
+    if queries == 1:
+        search(0)
+    else:
+        pool.run(search, [(query,) for query in range(queries)])
+    result = finished(ids, found, lookup, len(scores), combiner)
+    if unsure:
+        rest = np.sort(np.array(unsure))
+        lists = None if leave_out is None else chosen(leave_out, rest)
+        result[0][rest], result[1][rest] = full(
+            np.ascontiguousarray(scores[:, rest]), lookup, k, combiner, pool, leave_out=lists
+        )
+    return result
+
+
+def chosen(lists: ClassLists, queries: Ids) -> ClassLists:
+    """Return the lists of some of the queries."""
+    parts = [lists.of(query, query + 1).classes for query in queries]
+    offsets = np.cumsum([0, *(len(part) for part in parts)])
+    return ClassLists(offsets, np.concatenate(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """One world's buckets, ranked."""
+
+    scores: Floats
+    bins: NDArray[np.int16]
+    order: NDArray[np.int32]
+    top: float
+    mean_deficit: float
+
+
+class Search:
+    """The search for the best classes of one query.
+
+    Args:
+        scores: (R, B) float32.
+        lookup: where the classes are in `scores`; its partitions can list buckets.
+        k: how many classes.
+        combiner: whose reduction to apply.
+        hidden: one list: the ascending classes that must not be found.
+        pool: threads that share this search; None: the calling one alone.
+    """
+
+    def __init__(
+        self,
+        scores: Floats,
+        lookup: BucketLookup,
+        k: int,
+        combiner: Combiner,
+        hidden: ClassLists,
+        pool: Pool | None = None,
+    ) -> None:
+        self.ids: Ids = np.empty(0, np.int64)
+        """The best classes so far, best first."""
+        self.found: Floats = np.empty(0, np.float32)
+        """Their reduced scores."""
+        self.looked_at = 0
+        """Buckets."""
+        self._k = min(k, lookup.classes)
+        self._combiner = combiner
+        self._partitions = lookup.partitions[: len(scores)]
+        self._hidden = hidden.classes
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._bar = -np.inf
+        self._starts = np.empty((len(scores), BINS + 1), np.int64)
+        self._low = np.empty((len(scores), BINS + 1), np.float64)
+        self._worlds = [self._ranked(world, values) for world, values in enumerate(scores)]
+        tops = np.array([world.top for world in self._worlds])
+        self._best = float(tops.sum())
+        largest = sum(float(np.abs(values).max()) for values in scores)
+        # A sum of R float32 numbers is off by less than R halves of a last place of that.
+        self._slack = len(scores) * 2.0**-23 * largest
+        self._order = np.argsort([-world.mean_deficit for world in self._worlds], kind="stable")
+        self._most = int(LOOKED_AT * lookup.buckets)
+
+    def _ranked(self, world: int, values: Floats) -> _World:
+        values = np.ascontiguousarray(values)
+        bins, order = np.empty(len(values), np.int16), np.empty(len(values), np.int32)
+        rank_buckets(values, bins, order, self._starts[world], self._low[world])
+        top = float(values.max())
+        return _World(values, bins, order, top, top - float(values.mean(dtype=np.float64)))
+
+    def search(self) -> bool:
+        """Search, and return whether the best classes are known for sure."""
+        cover = np.zeros(len(self._worlds), np.int64)
+        while True:
+            wider = cover.copy()
+            sure = self._widen(wider, max(1, GROWTH * self.looked_at))
+            if not sure and (wider == cover).all():
+                return False
+            for world in np.flatnonzero(wider > cover):
+                self._look_at(int(world), int(cover[world]), int(wider[world]), cover)
+                cover[world] = wider[world]
+            if sure:
+                return True
+            if self.looked_at > self._most:
+                return False
+
+    def _widen(self, cover: NDArray[np.int64], most: int) -> bool:
+        """Widen a cover by about `most` buckets; return whether it leaves no class out."""
+        if len(self.found) < self._k:
+            cheapest_cover(self._starts, self._low, np.inf, most, cover)
+            return False
+        if self._combiner.reduction == "sum":
+            needed = self._best - self._bar + self._slack
+            return cheapest_cover(self._starts, self._low, needed, most, cover)
+        worlds = np.arange(len(cover))
+        # Bins whose buckets, and those of all later ones, stay below the bar.
+        below = [
+            int(np.searchsorted(low, world.top - self._bar, side="right"))
+            for world, low in zip(self._worlds, self._low, strict=True)
+        ]
+        last = np.maximum(cover, below)
+        extra = self._starts[worlds, last] - self._starts[worlds, cover]
+        count = 1 if self._combiner.reduction == "min" else len(cover) // 2 + 1
+        fewest = np.argsort(extra, kind="stable")[:count]
+        if extra[fewest].sum() > most:
+            cheapest_cover(self._starts, self._low, np.inf, most, cover)
+            return False
+        cover[fewest] = last[fewest]
+        return True
+
+    def _look_at(self, world: int, first: int, last: int, cover: NDArray[np.int64]) -> None:
+        """Sift the classes of a world's bins [first, last)."""
+        starts = self._starts[world]
+        buckets = self._worlds[world].order[starts[first] : starts[last]]
+        self.looked_at += len(buckets)
+        partition = self._partitions[world]
+        size = max(1, CHUNK * partition.buckets // partition.classes)
+        chunks = [(world, buckets[start:stop], cover) for start, stop in spans(len(buckets), size)]
+        if self._pool is None:
+            for chunk in chunks:
+                self._sift(*chunk)
+        else:
+            self._pool.run(self._sift, chunks)
+
+    def _sift(self, world: int, buckets: NDArray[np.int32], cover: NDArray[np.int64]) -> None:
+        """Offer those classes of some buckets that can reach the bar."""
+        classes, of = self._partitions[world].classes_in(buckets)
+        bar = self._bar
+        if bar > -np.inf:
+            if self._combiner.reduction == "sum":
+                classes = self._sift_sums(world, classes, of, cover, bar)
+            else:
+                classes = self._sift_counts(world, classes, of, cover, bar)
+        if len(classes):
+            self._offer(classes)
+
+    def _sift_sums(
+        self,
+        world: int,
+        classes: Ids,
+        of: NDArray[np.int32],
+        cover: NDArray[np.int64],
+        bar: float,
+    ) -> Ids:
+        partial = self._worlds[world].scores[of].astype(np.float64)
+        rest = self._best - self._worlds[world].top
+        for other in self._order:
+            if other != world and len(classes):
+                against = self._worlds[other]
+                rest -= against.top
+                kept = sift_sums(
+                    classes,
+                    partial,
+                    self._partitions[other].buckets_of(classes),
+                    against.scores,
+                    against.bins,
+                    cover[other],
+                    bar - self._slack - rest,
+                )
+                classes, partial = classes[:kept], partial[:kept]
+        return classes
+
+    def _sift_counts(
+        self,
+        world: int,
+        classes: Ids,
+        of: NDArray[np.int32],
+        cover: NDArray[np.int64],
+        bar: float,
+    ) -> Ids:
+        worlds = len(self._worlds)
+        least = worlds if self._combiner.reduction == "min" else worlds - worlds // 2
+        counts = (self._worlds[world].scores[of] >= bar).astype(np.int64)
+        left = worlds - 1
+        for other in self._order:
+            if other != world and len(classes):
+                against = self._worlds[other]
+                left -= 1
+                kept = sift_counts(
+                    classes,
+                    counts,
+                    self._partitions[other].buckets_of(classes),
+                    against.scores,
+                    against.bins,
+                    cover[other],
+                    bar,
+                    least - left,
+                )
+                classes, counts = classes[:kept], counts[:kept]
+        return classes
+
+    def _offer(self, classes: Ids) -> None:
+        """Score classes exactly, and keep the best."""
+        pairs = zip(self._worlds, self._partitions, strict=True)
+        values = np.stack([world.scores[part.buckets_of(classes)] for world, part in pairs])
+        reduced = self._combiner.reduce(values)
+        place = np.searchsorted(self._hidden, classes)
+        place[place == len(self._hidden)] = 0
+        allowed = self._hidden[place] != classes if len(self._hidden) else np.full(len(place), True)
+        with self._lock:
+            allowed &= reduced >= self._bar
+            ids = np.concatenate([self.ids, classes[allowed]])
+            found = np.concatenate([self.found, reduced[allowed]])
+            # Two worlds may show the same class.
+            ids, first = np.unique(ids, return_index=True)
+            found = found[first]
+            best = np.lexsort((ids, -found))[: self._k]
+            self.ids, self.found = ids[best], found[best]
+            if len(best) == self._k:
+                self._bar = float(self.found[-1])

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.ensemble.candidates import best_buckets, candidates
+from orchestrator.ensemble.combiners import COMBINERS, combiner
+from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, brute_force
+from tests.orchestrator.test_pruned import partitions_of, probabilities, some_lists
+from workers.errors import DataError
+from workers.threads import Pool
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(2) as two:
+        yield two
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(["trained", "tied", "equal"]),
+    classes=st.integers(2, 500),
+    buckets=st.integers(2, 60),
+    k=st.sampled_from([1, 10, 600]),
+    name=st.sampled_from(list(COMBINERS)),
+    leave_out=st.sampled_from([None, 3, 500]),
+)
+def test_all_buckets_of_all_worlds_give_the_exact_answer(
+    pool: Pool, seed: int, kind: str, classes: int, buckets: int, k: int, name: str, leave_out: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    partitions = partitions_of(classes, min(buckets, classes), 3)
+    scores = combiner(name).transform(probabilities(rng, kind, partitions, 3))
+    hidden = None if leave_out is None else some_lists(rng, 3, classes, leave_out)
+    lookup = BucketLookup(partitions, pool)
+    found = candidates(scores, lookup, k, combiner(name), pool, buckets=60, leave_out=hidden)
+    # Every class is named by every world, so that all are scored.
+    wanted = brute_force(scores, partitions, k, combiner(name), leave_out=hidden)
+    assert np.array_equal(found[0], wanted[0])
+    assert np.array_equal(found[1].view(np.int32), wanted[1].view(np.int32))
+
+
+@pytest.mark.parametrize("name", ["mean", "log"])
+def test_what_the_worlds_agree_on_is_found(pool: Pool, name: str) -> None:
+    rng = np.random.default_rng(0)
+    partitions = partitions_of(100_000, 500, 8)
+    scores = combiner(name).transform(probabilities(rng, "trained", partitions, 40))
+    lookup = BucketLookup(partitions, pool, cache_bytes=0)
+    ids, found = candidates(scores, lookup, 1, combiner(name), pool, buckets=8)
+    best, score = brute_force(scores, partitions, 1, combiner(name))
+    right = ids[:, 0] == best[:, 0]
+    assert right.mean() >= 0.9
+    assert np.array_equal(found[right], score[right])
+    assert (found <= score).all()
+
+
+def test_left_out_classes_are_replaced_by_the_next_best(pool: Pool) -> None:
+    partitions = partitions_of(1000, 50, 4)
+    scores = combiner("log").transform(
+        probabilities(np.random.default_rng(1), "trained", partitions, 1)
+    )
+    lookup = BucketLookup(partitions, pool)
+    first, _ = candidates(scores, lookup, 1000, combiner("log"), pool)
+    hidden = ClassLists(np.array([0, 990]), first[0, :990])
+    rest, _ = candidates(scores, lookup, 20, combiner("log"), pool, buckets=1, leave_out=hidden)
+    assert rest[0].tolist() == [*first[0, 990:].tolist(), *[-1] * 10]
+
+
+def test_best_buckets_are_in_order_and_ties_go_to_the_lower_number() -> None:
+    scores = np.array([0.5, 0.9, 0.1, 0.9, 0.5, 0.5], np.float32)
+    assert best_buckets(scores, 4).tolist() == [1, 3, 0, 4]
+    assert best_buckets(scores, 9).tolist() == [1, 3, 0, 4, 5, 2]
+
+
+def test_no_buckets_are_refused(pool: Pool) -> None:
+    lookup = BucketLookup(partitions_of(10, 2, 1), pool)
+    with pytest.raises(DataError, match="buckets: expected at least 1 of each world, found 0"):
+        candidates(np.ones((1, 1, 2), np.float32), lookup, 1, combiner("log"), pool, buckets=0)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from orchestrator.ensemble.combiners import COMBINERS, combiner
+from orchestrator.ensemble.pruned import Search, pruned
+from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, brute_force
+from workers.partition import HashPartition, Partition, PermutationPartition
+from workers.threads import Pool
+
+Floats = NDArray[np.float32]
+KINDS = ("trained", "uniform", "peaked", "tied", "equal", "adversarial")
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, Pool]]:
+    with Pool(1) as one, Pool(2) as two:
+        yield {1: one, 2: two}
+
+
+def partitions_of(classes: int, buckets: int, worlds: int) -> list[Partition]:
+    return [PermutationPartition(classes, buckets, seed) for seed in range(worlds)]
+
+
+def probabilities(
+    rng: np.random.Generator, kind: str, partitions: list[Partition], queries: int
+) -> Floats:
+    """Return bucket probabilities (R, queries, B) of one kind."""
+    shape = len(partitions), queries, partitions[0].buckets
+    if kind == "equal":
+        return np.full(shape, 1 / shape[2], np.float32)
+    if kind == "tied":
+        return rng.integers(0, 3, shape).astype(np.float32) / np.float32(2)
+    if kind == "uniform":
+        return rng.random(shape, dtype=np.float32)
+    if kind == "peaked":
+        return np.power(rng.random(shape, dtype=np.float32), np.float32(40))
+    logits = rng.normal(0, 2, shape)
+    wanted = rng.integers(0, partitions[0].classes, (queries, 4))
+    for world, partition in enumerate(partitions):
+        for query, classes in enumerate(wanted):
+            # The best class is hidden: behind others' buckets, and from one world altogether.
+            away = kind == "adversarial" and world == query % len(partitions)
+            logits[world, query, partition.buckets_of(classes)] += -9 if away else rng.normal(6, 3)
+    values = np.exp(logits - logits.max(axis=2, keepdims=True))
+    values /= values.sum(axis=2, keepdims=True)
+    result: Floats = values.astype(np.float32)
+    return result
+
+
+def some_lists(rng: np.random.Generator, queries: int, classes: int, most: int) -> ClassLists:
+    lengths = rng.integers(0, most + 1, queries)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return ClassLists(offsets, rng.integers(0, classes, offsets[-1]))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(KINDS),
+    classes=st.integers(2, 3000),
+    share=st.floats(0.005, 1),
+    worlds=st.integers(1, 9),
+    queries=st.sampled_from([0, 1, 3]),
+    k=st.sampled_from([1, 2, 10, 4000]),
+    name=st.sampled_from(list(COMBINERS)),
+    leave_out=st.sampled_from([None, 3, 500]),
+    keep_to=st.sampled_from([None, 30]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_pruned_equals_brute_force(
+    pools: dict[int, Pool],
+    seed: int,
+    kind: str,
+    classes: int,
+    share: float,
+    worlds: int,
+    queries: int,
+    k: int,
+    name: str,
+    leave_out: int | None,
+    keep_to: int | None,
+    threads: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    partitions = partitions_of(classes, max(2, int(classes * share)), worlds)
+    scores = combiner(name).transform(probabilities(rng, kind, partitions, queries))
+    lists = {
+        key: None if most is None else some_lists(rng, queries, classes, most)
+        for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
+    }
+    lookup = BucketLookup(partitions, pools[threads])
+    ids, found = pruned(scores, lookup, k, combiner(name), pools[threads], **lists)
+    expected_ids, expected = brute_force(scores, partitions, k, combiner(name), **lists)
+    assert ids.dtype == np.int64 and found.dtype == np.float32
+    assert np.array_equal(ids, expected_ids)
+    assert np.array_equal(found.view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+def test_a_clear_query_looks_at_few_classes(pools: dict[int, Pool], name: str) -> None:
+    partitions = partitions_of(200_000, 1000, 8)
+    rng = np.random.default_rng(0)
+    scores = np.full((8, 1, 1000), 1e-5, np.float32) * rng.random((8, 1, 1000), np.float32)
+    for world, partition in enumerate(partitions):
+        scores[world, 0, partition.buckets_of(np.arange(10))] = 0.1
+    scores = combiner(name).transform(scores)
+    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    lookup = BucketLookup(partitions, pools[1], cache_bytes=0)
+    search = Search(scores[:, 0], lookup, 10, combiner(name), nothing)
+    assert search.search()
+    assert search.ids.tolist() == list(range(10))
+    assert search.looked_at <= 100
+
+
+def test_partitions_that_cannot_list_a_bucket_are_searched_in_full(
+    pools: dict[int, Pool], rng: np.random.Generator
+) -> None:
+    partitions = [HashPartition(500, 50, seed) for seed in range(3)]
+    scores = rng.random((3, 2, 50), dtype=np.float32)
+    lookup = BucketLookup(partitions, pools[1])
+    found = pruned(scores, lookup, 5, combiner("mean"), pools[1])
+    wanted = brute_force(scores, partitions, 5, combiner("mean"))
+    assert np.array_equal(found[0], wanted[0]) and np.array_equal(found[1], wanted[1])
