@@ -7,10 +7,12 @@ classes of those bins' buckets have been looked at, best bins first.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.jit import exact_kernel
+from workers.jit import exact_kernel, prefetch_line
 
 Floats = NDArray[np.float32]
 Exact = NDArray[np.float64]
@@ -18,9 +20,12 @@ Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 Buckets = NDArray[np.int32]
 Bins = NDArray[np.int16]
+Rows = NDArray[np.integer[Any]]
 
 BINS = 512
 """Bins of a world: the finer, the fewer buckets a cover holds in vain."""
+_AHEAD = 8
+"""How many classes ahead the CPU is asked for a row."""
 
 
 @exact_kernel
@@ -136,6 +141,54 @@ def sift_sums(
         total = partial[i] + np.float64(scores[bucket])
         classes[kept], partial[kept] = classes[i], total
         kept += int(total >= least) & int(bins[bucket] >= covered)
+    return kept
+
+
+@exact_kernel
+def sift_rows(
+    classes: Ids,
+    partial: Exact,
+    world: int,
+    rows: Rows,
+    scores: Floats,
+    bins: Bins,
+    cover: Counts,
+    order: Ids,
+    least: Exact,
+) -> int:
+    """Do what `sift_sums` does for one world after the other, class by class.
+
+    Args:
+        classes: (n,) ids of classes of one world's buckets; those that stay move to the front.
+        partial: (n,) their scores in that world.
+        world: the number of that world.
+        rows: (K, R) every class's bucket in each world.
+        scores: (R, B).
+        bins: (R, B).
+        cover: (R,) bins of each world whose classes were looked at before.
+        order: (R,) worlds in the order in which they are asked.
+        least: (R,) the sum that is needed once the world in that place is asked.
+
+    Returns:
+        How many stay.
+    """
+    kept = 0
+    last = len(classes) - 1
+    for i in range(len(classes)):
+        prefetch_line(rows, classes[min(i + _AHEAD, last)], 0)
+        mine = rows[classes[i]]
+        total, stays = partial[i], True
+        for place in range(len(order)):
+            other = order[place]
+            if other != world:
+                bucket = mine[other]
+                total += np.float64(scores[other, bucket])
+                if total < least[place] or bins[other, bucket] < cover[other]:
+                    stays = False
+                    break
+        if stays:
+            classes[kept] = classes[i]
+            kept += 1
     return kept
 
 

@@ -42,6 +42,7 @@ from orchestrator.ensemble.cover import (
     cheapest_cover,
     rank_buckets,
     sift_counts,
+    sift_rows,
     sift_sums,
 )
 from orchestrator.ensemble.retrieval import (
@@ -134,8 +135,11 @@ class _World:
     """One world's buckets, ranked."""
 
     scores: Floats
+    """(B,) float32."""
     bins: NDArray[np.int16]
+    """(B,) the bin of each."""
     order: NDArray[np.int32]
+    """(B,) buckets by bin."""
     top: float
     mean_deficit: float
 
@@ -174,9 +178,12 @@ class Search:
         self._pool = pool
         self._lock = threading.Lock()
         self._bar = -np.inf
+        self._stored = lookup.stored
+        self._scores = np.ascontiguousarray(scores)
+        self._bins = np.empty(scores.shape, np.int16)
         self._starts = np.empty((len(scores), BINS + 1), np.int64)
         self._low = np.empty((len(scores), BINS + 1), np.float64)
-        self._worlds = [self._ranked(world, values) for world, values in enumerate(scores)]
+        self._worlds = [self._ranked(world) for world in range(len(scores))]
         tops = np.array([world.top for world in self._worlds])
         self._best = float(tops.sum())
         largest = sum(float(np.abs(values).max()) for values in scores)
@@ -185,9 +192,9 @@ class Search:
         self._order = np.argsort([-world.mean_deficit for world in self._worlds], kind="stable")
         self._most = int(LOOKED_AT * lookup.buckets)
 
-    def _ranked(self, world: int, values: Floats) -> _World:
-        values = np.ascontiguousarray(values)
-        bins, order = np.empty(len(values), np.int16), np.empty(len(values), np.int32)
+    def _ranked(self, world: int) -> _World:
+        values, bins = self._scores[world], self._bins[world]
+        order = np.empty(len(values), np.int32)
         rank_buckets(values, bins, order, self._starts[world], self._low[world])
         top = float(values.max())
         return _World(values, bins, order, top, top - float(values.mean(dtype=np.float64)))
@@ -268,6 +275,20 @@ class Search:
     ) -> Ids:
         partial = self._worlds[world].scores[of].astype(np.float64)
         rest = self._best - self._worlds[world].top
+        if self._stored is not None:
+            tops = np.array([0 if one == world else self._worlds[one].top for one in self._order])
+            kept = sift_rows(
+                classes,
+                partial,
+                world,
+                self._stored,
+                self._scores,
+                self._bins,
+                cover,
+                self._order,
+                bar - self._slack - (rest - np.cumsum(tops)),
+            )
+            return classes[:kept]
         for other in self._order:
             if other != world and len(classes):
                 against = self._worlds[other]

@@ -8,20 +8,20 @@ numbers, so the answer does not depend on threads, blocks or batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import Combiner, Reduction
-from orchestrator.ensemble.scan import MEDIAN, MIN, SUM, scan, turn
+from orchestrator.ensemble.scan import MEDIAN, MIN, SUM, scan, scan_sums, turn
 from workers.errors import DataError
 from workers.partition import Partition
 from workers.threads import Pool, spans
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Rows = NDArray[np.int32]
+Rows = NDArray[np.integer[Any]]
 
 QUERIES = 256
 """Queries that are answered together; their bucket scores are copied once, R * B * 1 kB."""
@@ -30,6 +30,9 @@ TILE = 32
 BLOCK = 1 << 16
 """Classes whose bucket numbers are taken at a time: many times B, so that a tile of scores that
 was brought into the cache is used often before the next one replaces it."""
+
+LOOKUP_BYTES = 256 << 20
+"""That the buckets of all classes in all worlds may take, unless told otherwise."""
 
 _MODES: dict[Reduction, int] = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
@@ -49,26 +52,28 @@ class ClassLists(NamedTuple):
 
 
 class BucketLookup:
-    """The buckets of any classes in R worlds, as rows of a table of R * B bucket scores.
+    """The buckets of any classes in R worlds.
 
-    Keeps all K * R of them (int32) if they fit into `cache_bytes`, and computes them
-    whenever asked if they do not.
+    Stores all K * R of them if they fit into `most_bytes`, and computes them whenever asked if
+    they do not. They are uint16 where B is at most 65,536, else int32.
 
     Args:
         partitions: of the R worlds, all with the same K and B.
-        pool: threads that fill the cache.
-        cache_bytes: most memory that the cache may take.
+        pool: threads that compute what is stored.
+        most_bytes: that what is stored may take.
     """
 
     def __init__(
-        self, partitions: Sequence[Partition], pool: Pool, *, cache_bytes: int = 256 << 20
+        self, partitions: Sequence[Partition], pool: Pool, *, most_bytes: int = LOOKUP_BYTES
     ) -> None:
         self.partitions = tuple(partitions)
         self.classes = partitions[0].classes
         self.buckets = partitions[0].buckets
-        self._cache: Rows | None = None
-        if self.classes * len(self.partitions) * 4 <= cache_bytes:
-            self._cache = np.empty((self.classes, len(self.partitions)), dtype=np.int32)
+        self._kind: type[np.uint16 | np.int32] = np.uint16 if self.buckets <= 1 << 16 else np.int32
+        self.stored: Rows | None = None
+        """(K, R), or None."""
+        if self.classes * len(self.partitions) * np.dtype(self._kind).itemsize <= most_bytes:
+            self.stored = np.empty((self.classes, len(self.partitions)), self._kind)
             pool.run(self._fill, spans(self.classes, 1 << 16))
 
     @property
@@ -76,33 +81,26 @@ class BucketLookup:
         """Whether the classes of a bucket are found without a look at all of them."""
         return all(partition.invertible for partition in self.partitions)
 
-    @property
-    def cached(self) -> bool:
-        """Whether rows are kept rather than computed."""
-        return self._cache is not None
-
     def _fill(self, start: int, stop: int) -> None:
-        assert self._cache is not None
-        self._compute(np.arange(start, stop), self._cache[start:stop])
+        assert self.stored is not None
+        self._compute(np.arange(start, stop), self.stored[start:stop])
 
     def _compute(self, classes: Ids, out: Rows) -> None:
         for world in range(out.shape[1]):
-            np.add(
-                self.partitions[world].buckets_of(classes), world * self.buckets, out=out[:, world]
-            )
+            out[:, world] = self.partitions[world].buckets_of(classes)
 
     def rows(self, classes: Ids, worlds: int) -> Rows:
-        """Return r * B + bucket for each class and each of the first `worlds` worlds r, int32."""
-        if self._cache is not None:
-            return np.ascontiguousarray(self._cache[classes, :worlds])
-        out = np.empty((len(classes), worlds), dtype=np.int32)
+        """Return the bucket of each class in each of the first `worlds` worlds, (n, worlds)."""
+        if self.stored is not None:
+            return np.ascontiguousarray(self.stored[classes, :worlds])
+        out: Rows = np.empty((len(classes), worlds), self._kind)
         self._compute(classes, out)
         return out
 
     def rows_between(self, start: int, stop: int, worlds: int) -> Rows:
         """Return the rows of the classes [start, stop)."""
-        if self._cache is not None:
-            return np.ascontiguousarray(self._cache[start:stop, :worlds])
+        if self.stored is not None:
+            return np.ascontiguousarray(self.stored[start:stop, :worlds])
         return self.rows(np.arange(start, stop), worlds)
 
 
@@ -295,7 +293,8 @@ class _Search:
                 some = classes[start:stop]
                 rows = self.lookup.rows(some, self.worlds)
                 best = ids[0, tile], found[0, tile]
-                scan(self.mode, table, rows, some, *hidden.of(query, query + 1), *best)
+                mine = hidden.of(query, query + 1)
+                scan(self.mode, table, self.lookup.buckets, rows, some, *mine, *best)
 
         self.pool.run(search, [(query,) for query in range(self.queries)])
         return ids, found
@@ -304,7 +303,7 @@ class _Search:
         tiles = spans(self.queries, TILE)
         tables = self._tables(tiles)
         # Rows that must be computed are computed for all queries at once.
-        groups = spans(len(tiles), 1 if self.lookup.cached else len(tiles))
+        groups = spans(len(tiles), 1 if self.lookup.stored is not None else len(tiles))
         # Few queries and many threads: the classes are shared out too.
         size = -(-self.lookup.classes * len(groups) // self.pool.threads)
         parts = spans(self.lookup.classes, size)
@@ -315,10 +314,16 @@ class _Search:
             for start in range(low, high, self.block):
                 classes = np.arange(start, min(start + self.block, high))
                 rows = self.lookup.rows_between(start, min(start + self.block, high), self.worlds)
+                if self.queries == 1 and self.mode == SUM:
+                    one = tables[0].reshape(-1)
+                    best = ids[part, 0], found[part, 0]
+                    scan_sums(one, self.lookup.buckets, rows, start, hidden.classes, *best)
+                    continue
                 for tile in range(first, last):
                     queries = slice(*tiles[tile])
+                    mine = hidden.of(*tiles[tile])
                     best = ids[part, queries], found[part, queries]
-                    scan(self.mode, tables[tile], rows, classes, *hidden.of(*tiles[tile]), *best)
+                    scan(self.mode, tables[tile], self.lookup.buckets, rows, classes, *mine, *best)
 
         self.pool.run(search, [(p, *group) for p in range(len(parts)) for group in groups])
         return ids, found

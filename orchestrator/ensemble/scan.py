@@ -7,6 +7,8 @@ vectorise. Sums over worlds keep the order of the worlds: scores equal those of
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,7 @@ from workers.jit import exact_kernel
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Rows = NDArray[np.int32]
+Rows = NDArray[np.integer[Any]]
 
 SUM, MIN, MEDIAN = 0, 1, 2
 
@@ -31,6 +33,7 @@ def turn(source: Floats, out: Floats) -> None:
 def scan(
     mode: int,
     table: Floats,
+    buckets: int,
     rows: Rows,
     classes: Ids,
     hidden_offsets: Ids,
@@ -43,7 +46,8 @@ def scan(
     Args:
         mode: `SUM`, `MIN` or `MEDIAN`.
         table: (R * B, queries) bucket scores.
-        rows: (classes, R) int32, each class's rows of `table`.
+        buckets: B.
+        rows: (classes, R), each class's bucket in each world.
         classes: ascending ids, all higher than any in the heaps.
         hidden_offsets: (queries + 1,) offsets into `hidden`.
         hidden: ascending ids that a query must not be given.
@@ -56,11 +60,11 @@ def scan(
     bar = found[:, 0].copy()
     for c in range(len(classes)):
         if mode == SUM:
-            _sum(table, rows[c], score)
+            _sum(table, buckets, rows[c], score)
         elif mode == MIN:
-            _min(table, rows[c], score)
+            _min(table, buckets, rows[c], score)
         else:
-            _median(table, rows[c], values)
+            _median(table, buckets, rows[c], values)
         passed = np.int32(0)
         for query in range(width):
             passed |= np.int32(score[query] > bar[query])
@@ -76,33 +80,82 @@ def scan(
 
 
 @exact_kernel
-def _sum(table: Floats, rows: Rows, out: Floats) -> None:
+def scan_sums(
+    scores: Floats, buckets: int, rows: Rows, first: int, hidden: Ids, ids: Ids, found: Floats
+) -> None:
+    """Do what `scan` does with the mode `SUM`, for one query.
+
+    Four classes side by side: their sums wait neither for each other nor for a loop over queries.
+
+    Args:
+        scores: (R * B,) bucket scores.
+        buckets: B.
+        rows: (n, R) the bucket in each world of the classes `first`, `first` + 1, …
+        first: higher than any class in the heap.
+        hidden: ascending ids that must not be given.
+        ids: (k,) ids in the heap, changed in place; -1 for none.
+        found: (k,) their reduced scores, changed in place; -inf for none.
+    """
+    worlds = rows.shape[1]
+    whole = len(rows) - len(rows) % 4
+    for c in range(0, whole, 4):
+        a, b, d, e = rows[c], rows[c + 1], rows[c + 2], rows[c + 3]
+        one, two, three, four = scores[a[0]], scores[b[0]], scores[d[0]], scores[e[0]]
+        base = 0
+        for world in range(1, worlds):
+            base += buckets
+            one += scores[base + a[world]]
+            two += scores[base + b[world]]
+            three += scores[base + d[world]]
+            four += scores[base + e[world]]
+        bar = found[0]
+        if one > bar or two > bar or three > bar or four > bar:
+            _offer(one, first + c, hidden, ids, found)
+            _offer(two, first + c + 1, hidden, ids, found)
+            _offer(three, first + c + 2, hidden, ids, found)
+            _offer(four, first + c + 3, hidden, ids, found)
+    for c in range(whole, len(rows)):
+        total = scores[rows[c, 0]]
+        for world in range(1, worlds):
+            total += scores[world * buckets + rows[c, world]]
+        _offer(total, first + c, hidden, ids, found)
+
+
+@exact_kernel
+def _offer(score: np.float32, class_id: int, hidden: Ids, ids: Ids, found: Floats) -> None:
+    # An equal score does not pass: its class is higher than those in the heap.
+    if score > found[0] and not _contains(hidden, class_id):
+        _replace_worst(found, ids, score, class_id)
+
+
+@exact_kernel
+def _sum(table: Floats, buckets: int, rows: Rows, out: Floats) -> None:
     first = table[rows[0]]
     for query in range(len(out)):
         out[query] = first[query]
     for world in range(1, len(rows)):
-        values = table[rows[world]]
+        values = table[world * buckets + rows[world]]
         for query in range(len(out)):
             out[query] += values[query]
 
 
 @exact_kernel
-def _min(table: Floats, rows: Rows, out: Floats) -> None:
+def _min(table: Floats, buckets: int, rows: Rows, out: Floats) -> None:
     first = table[rows[0]]
     for query in range(len(out)):
         out[query] = first[query]
     for world in range(1, len(rows)):
-        values = table[rows[world]]
+        values = table[world * buckets + rows[world]]
         for query in range(len(out)):
             out[query] = values[query] if values[query] < out[query] else out[query]
 
 
 @exact_kernel
-def _median(table: Floats, rows: Rows, values: Floats) -> None:
+def _median(table: Floats, buckets: int, rows: Rows, values: Floats) -> None:
     """Write the medians into values[0]; all of `values` (worlds, queries) is work space."""
     worlds, width = values.shape
     for world in range(worlds):
-        source = table[rows[world]]
+        source = table[world * buckets + rows[world]]
         for query in range(width):
             values[world, query] = source[query]
     # Odd-even transposition sort: the same exchanges for every query, so they vectorise.

@@ -50,7 +50,7 @@ def test_what_the_worlds_agree_on_is_found(pool: Pool, name: str) -> None:
     rng = np.random.default_rng(0)
     partitions = partitions_of(100_000, 500, 8)
     scores = combiner(name).transform(probabilities(rng, "trained", partitions, 40))
-    lookup = BucketLookup(partitions, pool, cache_bytes=0)
+    lookup = BucketLookup(partitions, pool, most_bytes=0)
     ids, found = candidates(scores, lookup, 1, combiner(name), pool, buckets=8)
     best, score = brute_force(scores, partitions, 1, combiner(name))
     right = ids[:, 0] == best[:, 0]

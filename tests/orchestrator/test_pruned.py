@@ -72,6 +72,7 @@ def some_lists(rng: np.random.Generator, queries: int, classes: int, most: int) 
     leave_out=st.sampled_from([None, 3, 500]),
     keep_to=st.sampled_from([None, 30]),
     threads=st.sampled_from([1, 2]),
+    stored=st.booleans(),
 )
 def test_pruned_equals_brute_force(
     pools: dict[int, Pool],
@@ -86,6 +87,7 @@ def test_pruned_equals_brute_force(
     leave_out: int | None,
     keep_to: int | None,
     threads: int,
+    stored: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     partitions = partitions_of(classes, max(2, int(classes * share)), worlds)
@@ -94,7 +96,7 @@ def test_pruned_equals_brute_force(
         key: None if most is None else some_lists(rng, queries, classes, most)
         for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
     }
-    lookup = BucketLookup(partitions, pools[threads])
+    lookup = BucketLookup(partitions, pools[threads], most_bytes=2**20 if stored else 0)
     ids, found = pruned(scores, lookup, k, combiner(name), pools[threads], **lists)
     expected_ids, expected = brute_force(scores, partitions, k, combiner(name), **lists)
     assert ids.dtype == np.int64 and found.dtype == np.float32
@@ -111,7 +113,7 @@ def test_a_clear_query_looks_at_few_classes(pools: dict[int, Pool], name: str) -
         scores[world, 0, partition.buckets_of(np.arange(10))] = 0.1
     scores = combiner(name).transform(scores)
     nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
-    lookup = BucketLookup(partitions, pools[1], cache_bytes=0)
+    lookup = BucketLookup(partitions, pools[1], most_bytes=0)
     search = Search(scores[:, 0], lookup, 10, combiner(name), nothing)
     assert search.search()
     assert search.ids.tolist() == list(range(10))

@@ -54,7 +54,7 @@ def some_scores(
     keep_to=st.sampled_from([None, 3, 500]),
     threads=st.sampled_from([1, 2, 5]),
     block=st.sampled_from([1, 7, 64, 65_536]),
-    cached=st.booleans(),
+    stored=st.booleans(),
 )
 def test_full_equals_brute_force(
     pools: dict[int, Pool],
@@ -70,7 +70,7 @@ def test_full_equals_brute_force(
     keep_to: int | None,
     threads: int,
     block: int,
-    cached: bool,
+    stored: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     buckets = max(2, int(classes * share))
@@ -80,8 +80,8 @@ def test_full_equals_brute_force(
         key: None if most is None else some_lists(rng, queries, classes, most)
         for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
     }
-    lookup = BucketLookup(partitions, pools[threads], cache_bytes=2**20 if cached else 0)
-    assert lookup.cached == cached
+    lookup = BucketLookup(partitions, pools[threads], most_bytes=2**20 if stored else 0)
+    assert (lookup.stored is not None) == stored
     ids, found = full(scores, lookup, k, combiner(name), pools[threads], block=block, **lists)
     expected_ids, expected = brute_force(scores, partitions, k, combiner(name), **lists)
     assert ids.dtype == np.int64 and found.dtype == np.float32
@@ -146,8 +146,8 @@ def test_the_first_worlds_of_a_lookup_can_answer_alone(
 ) -> None:
     partitions = some_partitions(500, 20, 5)
     scores = some_scores(rng, (5, 9, 20), 0)
-    for cache_bytes in (0, 2**20):
-        lookup = BucketLookup(partitions, pools[1], cache_bytes=cache_bytes)
+    for most_bytes in (0, 2**20):
+        lookup = BucketLookup(partitions, pools[1], most_bytes=most_bytes)
         for worlds in (1, 2, 4):
             ids, found = full(scores[:worlds], lookup, 7, combiner("median"), pools[1])
             expected = brute_force(scores[:worlds], partitions[:worlds], 7, combiner("median"))
