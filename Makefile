@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format clean distclean
-.PHONY: bench bench-engine bench-scale bench-peers gpu
+.PHONY: bench bench-engine bench-scale bench-peers bench-retrieval gpu
 .PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing
 
 help: ## List the targets
@@ -69,6 +69,9 @@ bench-scale: .venv/.stamp ## Measure what worlds cost beside one network as K gr
 
 bench-peers: .venv/.stamp .venv-bench/.stamp ## Measure cost and accuracy beside peers; needs MANYWORLDS_DATA; resumable
 	@.venv/bin/python -m benchmarks.peers --peers-python .venv-bench/bin/python
+
+bench-retrieval: .venv/.stamp ## Time the best of up to 50 million classes; trains what it asks, hours; resumable
+	@.venv/bin/python -m benchmarks.retrieval
 
 bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.featurizing
