@@ -17,7 +17,7 @@ from orchestrator.schema import nearest
 from workers.errors import ConfigError
 
 _ENSEMBLE = "a run or an ensemble: its folder or URI"
-_KEYS = ("data", "combiner", "leave_out", "rows")
+_KEYS = ("data", "combiner", "leave_out", "frequencies", "rows")
 _RANKS = (1, 5, 10, 100)
 
 
@@ -37,6 +37,7 @@ def evaluate(arguments: Arguments) -> int:
             ks=[k for k in ks if k <= ensemble.classes],
             combiners=told["combiner"].split(",") if "combiner" in told else None,
             leave_out=told.get("leave_out"),
+            frequencies=told.get("frequencies"),
             limit=whole("rows", told["rows"]) if "rows" in told else None,
             progress=lambda done, rows: bar.update(task, completed=done, total=rows),
         )

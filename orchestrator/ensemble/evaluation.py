@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from orchestrator.ensemble.ensemble import QUERIES, Ensemble
 from orchestrator.ensemble.metrics import RankingMetrics
 from orchestrator.ensemble.retrieval import ClassLists, full
+from workers.config import DataConfig
 from workers.errors import DataError
 from workers.features import label_lists
 from workers.shards import ShardSet, tables_in_order
 from workers.shards.files import is_list
 
 Metrics = dict[str, float]
+_COUNTED = 1 << 16
+"""Rows whose labels are counted at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ def evaluate(
     combiners: Sequence[str] | None = None,
     worlds: Sequence[int] | None = None,
     leave_out: str | None = None,
+    frequencies: str | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> Evaluation:
@@ -50,6 +56,9 @@ def evaluate(
         worlds: how many worlds to ask, each of them; None: 1, 2, 4, … and all.
         leave_out: column with lists of classes that a row must not be given, such
             as what was bought already.
+        frequencies: labelled rows, mostly those of training, that tell how frequent each class
+            is; any URI. With them propensity-scored precision is measured, and the recall of
+            head, torso and tail.
         limit: of rows; None: all.
         progress: told how many rows of how many are done.
 
@@ -68,7 +77,10 @@ def evaluate(
         ensemble.combiner(name)
     for count in counts:
         ensemble.check_worlds(count)
-    meters = {(name, count): RankingMetrics(ks) for name in names for count in counts}
+    told: dict[str, Any] = {}
+    if frequencies:
+        told["counts"], told["training_rows"] = class_counts(frequencies, config)
+    meters = {(name, count): RankingMetrics(ks, **told) for name in names for count in counts}
     rows = min(shards.rows, limit or shards.rows)
     done = 0
     more = [leave_out] if leave_out else []
@@ -77,6 +89,28 @@ def evaluate(
         done += table.num_rows
         progress(done, rows)
     return Evaluation(rows, {key: meter.result() for key, meter in meters.items()})
+
+
+def class_counts(data: str, config: DataConfig) -> tuple[NDArray[np.int64], int]:
+    """Return how many rows have each class, (K,) int64, and how many rows there are.
+
+    Args:
+        data: labelled Parquet rows; any URI. Only their labels are read.
+        config: names the column and K.
+
+    Raises:
+        DataError: if the column is not there, or holds nulls or labels outside [0, K).
+    """
+    labels_alone = replace(
+        config, text=(), indices=None, values=None, dense=None, weight=None, validation=None
+    )
+    counts = np.zeros(config.classes, np.int64)
+    shards = ShardSet(data)
+    for table in tables_in_order(shards, labels_alone, rows=_COUNTED):
+        _, labels = label_lists(table.column(config.labels))
+        classes, times = np.unique(labels, return_counts=True)
+        counts[classes] += times
+    return counts, shards.rows
 
 
 def curve(worlds: int) -> list[int]:

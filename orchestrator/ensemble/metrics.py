@@ -2,8 +2,10 @@
 
 `P@k` divides by k, `Pcap@k` by min(k, labels of the row); `R@k` is recall,
 `WR@k` recall weighted by the rows' weights, `MRR@k` the mean reciprocal rank of
-the first right class, `PSP@k` propensity-scored precision. Rows without labels
-say nothing about a ranking: they are left out and counted.
+the first right class, `PSP@k` propensity-scored precision. `head R@k`,
+`torso R@k` and `tail R@k` are the share of all labels of frequent, middling and
+rare classes that were found. Rows without labels say nothing about a ranking:
+they are left out and counted.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from workers.errors import DataError
 
 Ids = NDArray[np.int64]
 Values = NDArray[np.float64]
+Groups = NDArray[np.int8]
+
+GROUPS = ("head", "torso", "tail")
+"""Classes from frequent to rare; in training a third of all labels is of each."""
 
 
 def inverse_propensities(
@@ -38,12 +44,30 @@ def inverse_propensities(
     return np.asarray(1 + scale * (counts + b) ** -a, dtype=np.float64)
 
 
+def frequency_groups(counts: NDArray[np.integer]) -> Groups:
+    """Return each class's place in `GROUPS`, (K,) int8; what was never seen is `tail`.
+
+    The most frequent classes that hold a third of all labels are the head, those that hold
+    the next third the torso.
+
+    Args:
+        counts: (K,) training rows of each class.
+    """
+    order = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    groups = np.empty(len(counts), np.int8)
+    groups[order] = np.minimum(3 * before // max(1, int(counts.sum())), 2)
+    groups[counts == 0] = 2
+    return groups
+
+
 class RankingMetrics:
     """Metrics over rows that come in batches.
 
     Args:
         ks: at which k.
-        counts: (K,) training rows of each class, for `PSP@k`; None: no `PSP@k`.
+        counts: (K,) training rows of each class, for `PSP@k` and for the recall of head, torso
+            and tail; None: none of these.
         training_rows: in all; None: the sum of `counts`, right for one label a row.
     """
 
@@ -64,7 +88,9 @@ class RankingMetrics:
         self._weight = 0.0
         self._weighted = False
         self._inverse: Values | None = None
+        self._groups: Groups | None = None
         if counts is not None:
+            self._groups = frequency_groups(counts)
             total = int(counts.sum()) if training_rows is None else training_rows
             self._inverse = inverse_propensities(counts, total)
 
@@ -100,6 +126,8 @@ class RankingMetrics:
             self._add_weighted(hits[labelled], totals[labelled], weights[labelled])
         if self._inverse is not None:
             self._add_propensities(ids, hits, owners, labels, self._inverse)
+        if self._groups is not None:
+            self._add_groups(ids, hits, labels, self._groups)
 
     def result(self) -> dict[str, float]:
         """Return each metric (0 to 1), and how many rows had labels and how many had none.
@@ -119,6 +147,10 @@ class RankingMetrics:
                 found[key] = total / self._weight if self._weight else 0.0
             elif kind == "PSP":
                 found[key] = total / self._sums["best " + key]
+            elif key.startswith(GROUPS):
+                labels = self._sums[f"{key.split()[0]} labels"]
+                if "@" in key and labels:
+                    found[key] = total / labels
             elif not kind.startswith("best "):
                 found[key] = total / self.rows
         return {
@@ -194,6 +226,13 @@ class RankingMetrics:
         for k in self.ks:
             self._add(f"PSP@{k}", float(gains[:, :k].sum()) / k)
             self._add(f"best PSP@{k}", float(values[order][ranks < k].sum()) / k)
+
+    def _add_groups(self, ids: Ids, hits: NDArray[np.bool_], labels: Ids, groups: Groups) -> None:
+        found = np.where(hits, groups[np.where(hits, ids[:, : hits.shape[1]], 0)], -1)
+        for group, name in enumerate(GROUPS):
+            self._add(f"{name} labels", float((groups[labels] == group).sum()))
+            for k in self.ks:
+                self._add(f"{name} R@{k}", float((found[:, :k] == group).sum()))
 
 
 def evaluate_ranking(

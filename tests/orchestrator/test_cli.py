@@ -372,7 +372,7 @@ def test_evaluate_prints_metrics_and_the_curve_over_worlds(site: Site) -> None:
 def test_evaluate_tells_what_is_wrong_with_its_words(site: Site) -> None:
     ended = manyworlds("evaluate", site.run, "dta=x", "limit")
     assert ended.code == 2
-    assert "dta=x: expected one of data, combiner, leave_out, rows" in ended.err
+    assert "dta=x: expected one of data, combiner, leave_out, frequencies, rows" in ended.err
     assert "did you mean data=...?" in ended.err
     assert "limit: expected one of" in ended.err
     assert "expected data=PATH" in manyworlds("evaluate", site.run).err

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -72,6 +73,24 @@ def test_rows_without_labels_are_counted(ensemble: Ensemble, data: str) -> None:
     (metrics, *_) = evaluate(ensemble, data, ks=KS).metrics.values()
     empty = len(range(0, ROWS, 7))
     assert (metrics["rows"], metrics["rows_without_labels"]) == (ROWS - empty, empty)
+
+
+def test_frequencies_tell_what_rare_classes_count(
+    ensemble: Ensemble, rows: pa.Table, data: str
+) -> None:
+    train = ensemble.config.data.train
+    found = evaluate(ensemble, data, ks=KS, frequencies=train).metrics["log", 3]
+    labels = lists(pq.read_table(train)["labels"])
+    counts = np.bincount(labels[1], minlength=CLASSES)
+    wanted = evaluate_ranking(
+        ensemble.predict(rows, k=max(KS), combiner="log").ids,
+        *lists(rows["labels"]),
+        ks=KS,
+        counts=counts,
+        training_rows=len(labels[0]) - 1,
+    )
+    assert found == pytest.approx(wanted)
+    assert {"PSP@3", "head R@3", "torso R@3", "tail R@3"} <= set(found)
 
 
 def test_the_ensemble_s_own_combiner_is_measured_unless_told(ensemble: Ensemble, data: str) -> None:

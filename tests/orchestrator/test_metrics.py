@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.metrics import RankingMetrics, evaluate_ranking, inverse_propensities
+from orchestrator.ensemble.metrics import (
+    GROUPS,
+    RankingMetrics,
+    evaluate_ranking,
+    frequency_groups,
+    inverse_propensities,
+)
 from workers.errors import DataError
 
 KS = (1, 3, 5)
@@ -44,6 +50,18 @@ def plain(
     return {**found, f"PSP@{k}": gain / best}
 
 
+def plain_groups(ids: list[list[int]], rows: Labels, groups: list[int]) -> dict[str, float]:
+    """The recall of each group of classes, by its definition."""
+    found = {}
+    for group, name in enumerate(GROUPS):
+        wanted = [{c for c in labels if groups[c] == group} for labels in rows]
+        total = sum(len(one) for one in wanted)
+        for k in KS if total else ():
+            hits = sum(len(one & set(i[:k])) for one, i in zip(wanted, ids, strict=True))
+            found[f"{name} R@{k}"] = hits / total
+    return found
+
+
 ranking = st.permutations(range(12)).map(lambda p: [*p[:6]])
 cut = st.integers(0, 6)
 row = st.tuples(ranking, cut, st.lists(st.integers(0, 11), max_size=8), st.floats(0.1, 10))
@@ -69,6 +87,7 @@ def test_metrics_are_what_their_definitions_say(
     )
     inverse = inverse_propensities(np.array(counts), 1000).tolist()
     expected = {key: v for k in KS for key, v in plain(ids, labels, k, inverse, weights).items()}
+    expected |= plain_groups(ids, labels, frequency_groups(np.array(counts)).tolist())
     empty = sum(not one for one in labels)
     expected |= {"rows": len(rows) - empty, "rows_without_labels": empty}
     assert found == pytest.approx(expected)
@@ -96,6 +115,8 @@ def test_a_perfect_ranking_scores_one() -> None:
     assert {key: value for key, value in found.items() if value != 1} == {
         "P@2": pytest.approx(0.75),
         "R@1": pytest.approx(0.75),
+        # The rarer of the first row's two labels comes second.
+        "tail R@1": 0.0,
         "rows": 2,
     }
     assert found["rows_without_labels"] == 1
@@ -135,3 +156,34 @@ def test_what_cannot_be_measured_is_refused() -> None:
     metrics.update(ids, *csr([[0], [1]]))
     with pytest.raises(DataError, match="weights in every update or in none"):
         metrics.update(ids, *csr([[0], [1]]), weights=np.ones(2))
+
+
+def test_groups_hold_a_third_of_the_labels_each() -> None:
+    counts = np.array([1, 30, 0, 10, 10, 9, 0, 30])
+    assert [GROUPS[group] for group in frequency_groups(counts)] == [
+        "tail",
+        "head",
+        "tail",
+        "tail",
+        "tail",
+        "tail",
+        "tail",
+        "torso",
+    ]
+
+
+def test_groups_share_the_labels_that_are_found() -> None:
+    counts = np.array([30, 30, 10, 10, 10, 0])
+    ids = np.array([[0, 5, 1], [2, 3, -1], [1, 4, 0]])
+    labels = [[0, 1], [3, 5], [4, 1, 2]]
+    found = evaluate_ranking(ids, *csr(labels), ks=(1, 2), counts=counts)
+    assert found["head R@1"] == 1.0
+    assert found["torso R@1"] == 0.5
+    assert found["torso R@2"] == 0.5
+    # Of the labels 3, 5, 4 and 2, all rare, two are found at the second place.
+    assert (found["tail R@1"], found["tail R@2"]) == (0.0, 0.5)
+
+
+def test_a_group_without_labels_has_no_recall() -> None:
+    found = evaluate_ranking(np.array([[0]]), *csr([[0]]), ks=(1,), counts=np.array([9, 1]))
+    assert "tail R@1" not in found and found["head R@1"] == 1.0
