@@ -251,17 +251,23 @@ def status(run: str) -> RunStatus:
     )
 
 
-def merge(run: str, *, min_worlds: int | None = None) -> str:
+def merge(run: str, *, min_worlds: int | None = None, weights: str | None = None) -> str:
     """Merge the worlds of a run that are done; return the folder or URI of the ensemble.
 
     Args:
         run: its folder or URI.
         min_worlds: how many must be done; None: as the run's settings say.
+        weights: what the ensemble stores its weights in, `fp32`, `bf16` or `int8`; None: as the
+            run's settings say.
 
     Raises:
+        ConfigError: if `weights` is none of these.
         RunError: if there is no such run, or fewer worlds are done.
     """
-    return reducer.merge(_config_of(Run.open(run)), min_worlds=min_worlds)
+    config = _config_of(Run.open(run))
+    if weights is not None:
+        config = override(config, [f"merge.weights={weights}"])
+    return reducer.merge(config, min_worlds=min_worlds)
 
 
 def _config_of(run: Run) -> RunConfig:

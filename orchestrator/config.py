@@ -132,6 +132,8 @@ class MergeConfig:
     combiner: Literal["auto", "mean", "log", "min", "median"] = "auto"
     """How the worlds' bucket scores become a class score; `auto`: the one that measured best
     for the loss."""
+    weights: Literal["fp32", "bf16", "int8"] = "fp32"
+    """What the ensemble stores its weights in; `int8` with a scale for each row."""
 
     def problems(self, worlds: int) -> list[str]:
         """Return one sentence for each setting that cannot work for a run of `worlds`."""

@@ -17,13 +17,16 @@ from orchestrator.ensemble.names import class_names
 from orchestrator.run import Run
 from orchestrator.words import listed
 from workers.errors import ConfigError, RunError, StorageError
+from workers.precision import narrowed
 from workers.shards import read_table
+from workers.storage import FileEntry, RunPaths, Storage, from_json, to_json
 from workers.storage import Manifest as Commit
-from workers.storage import RunPaths, Storage, from_json, to_json
 from workers.storage.formats import LARGEST_JSON
+from workers.tensors import read_tensors, tensor_file
 
 BEST_COMBINER = {"softmax": "log", "bce": "log"}
 """What `merge.combiner=auto` means for each loss: what measured best (benchmarks/results)."""
+_MODEL = "model.safetensors"
 
 
 def merge(config: RunConfig, *, min_worlds: int | None = None) -> str:
@@ -56,6 +59,7 @@ def merge(config: RunConfig, *, min_worlds: int | None = None) -> str:
         worlds_of_run=config.worlds,
         members=tuple(source.member for source in sources),
         has_names=config.data.class_names is not None,
+        weights=config.merge.weights,
     )
     folder = paths.ensemble(manifest.digest)
     if storage.committed(folder) is None:
@@ -123,16 +127,9 @@ def _too_few(config: RunConfig, wanted: int, found: int) -> RunError:
 
 def _write(storage: Storage, folder: str, manifest: Manifest, sources: Sequence[_Source]) -> None:
     entries = {}
-    for attempt, member in sources:
-        source = f"{attempt}/model.safetensors"
-        entry = storage.copy_from(storage, source, f"{folder}/{member.file}")
-        if entry.sha256 != member.model_sha256:
-            raise StorageError(
-                f"{storage.where(source)}: expected sha256 {member.model_sha256[:16]}…, found"
-                f" {entry.sha256[:16]}…; remove the attempt's folder and resume world"
-                f" {member.world}"
-            )
-        entries[member.file] = entry
+    for source in sources:
+        target = f"{folder}/{source.member.file}"
+        entries[source.member.file] = _write_weights(storage, source, target, manifest.weights)
     if manifest.has_names:
         with _names_file(manifest) as path:
             entries[CLASSES] = storage.write_file(f"{folder}/{CLASSES}", path.read_bytes())
@@ -144,6 +141,25 @@ def _write(storage: Storage, folder: str, manifest: Manifest, sources: Sequence[
     storage.seal(folder, entries)
     # Until then it was uncommitted, and `clean` may have taken it for what a dead merge left.
     storage.manifest(folder)
+
+
+def _write_weights(storage: Storage, source: _Source, target: str, precision: str) -> FileEntry:
+    """Copy a world's weights, or write them in another precision."""
+    path = f"{source.folder}/{_MODEL}"
+    if precision == "fp32":
+        found = entry = storage.copy_from(storage, path, target)
+    else:
+        found = storage.verify(source.folder, [_MODEL]).files[_MODEL]
+        weights = read_tensors(storage.local(path), storage.where(path))
+        entry = storage.write_file(target, tensor_file(narrowed(weights, precision)))
+    wanted = source.member.model_sha256
+    if found.sha256 != wanted:
+        raise StorageError(
+            f"{storage.where(path)}: expected sha256 {wanted[:16]}…, found"
+            f" {found.sha256[:16]}…; remove the attempt's folder and resume world"
+            f" {source.member.world}"
+        )
+    return entry
 
 
 @contextmanager

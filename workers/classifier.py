@@ -15,10 +15,12 @@ from workers.config import WorldConfig
 from workers.errors import ConfigError, StorageError
 from workers.hashing import derive_seed
 from workers.kernels.batches import sort_within_rows, transpose
+from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.steps import Examples, Rows, Shapes, Steps, Tensors, network_shapes
 from workers.kernels.torch_steps import TorchSteps
 from workers.partition import Partition
+from workers.precision import SCALE, widened
 from workers.threads import Pool
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class BucketClassifier:
         config: of the world.
         parameters: `input.weight` (d, h), `input.bias` (h,), `layer.0.weight`
             (out, in), `layer.0.bias` (out,), ...; float32 on `device`.
-        state: the optimiser's, as `kernels.steps.first_state` makes it; None: only to predict.
+        state: the optimiser's, as `kernels.steps.first_state` makes it.
         device: `cpu` or `cuda`, as `choose_device` returns it.
         pool: threads that compute on the CPU.
 
@@ -51,14 +53,14 @@ class BucketClassifier:
         self,
         config: WorldConfig,
         parameters: Tensors,
-        state: Tensors | None = None,
+        state: Tensors,
         *,
         device: str,
         pool: Pool,
     ) -> None:
         check_shapes(parameters, parameter_shapes(config))
         self.parameters = parameters
-        self.state = state or {}
+        self.state = state
         self.bf16 = choose_bf16(config.training.precision, device)
         self._rates = config.optimizer
         loss, relu = config.model.loss, config.model.activation == "relu"
@@ -103,6 +105,41 @@ class BucketClassifier:
             for name, tensor in mine.items():
                 tensor.copy_(given[name])
         self._steps.refresh()
+
+
+class BucketPredictor:
+    """A trained network that only predicts, with its weights in any precision.
+
+    On a GPU the weights are float32, whatever they are given in.
+
+    Args:
+        config: of the world.
+        parameters: as for `BucketClassifier`, in any of `workers.precision.PRECISIONS`.
+        device: `cpu` or `cuda`, as `choose_device` returns it.
+        pool: threads that compute on the CPU.
+
+    Raises:
+        StorageError: if names or shapes are those of another network.
+    """
+
+    def __init__(
+        self, config: WorldConfig, parameters: Tensors, *, device: str, pool: Pool
+    ) -> None:
+        weights = {name: t for name, t in parameters.items() if not name.endswith(SCALE)}
+        check_shapes(weights, parameter_shapes(config))
+        bf16 = choose_bf16(config.training.precision, device)
+        loss, relu = config.model.loss, config.model.activation == "relu"
+        self._forward: CpuForward | Steps
+        if device == "cpu":
+            self._forward = CpuForward(parameters, loss=loss, relu=relu, bf16=bf16, pool=pool)
+        else:
+            self._forward = _gpu_steps(device)(
+                widened(parameters), {}, loss=loss, relu=relu, bf16=bf16
+            )
+
+    def probabilities(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the (n, B) float32 probabilities of a batch's rows."""
+        return self._forward.probabilities(Rows.of(batch))
 
 
 def parameter_shapes(config: WorldConfig) -> Shapes:

@@ -16,18 +16,19 @@ from workers.errors import StorageError
 Tensors = dict[str, Tensor]
 
 _ALIGNMENT = 8
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8"}
 
 
 def tensor_file(
     tensors: Tensors, beat: Callable[[], None] = lambda: None
 ) -> Callable[[Path], None]:
-    """Return what writes float32 `tensors` as a safetensors file, in the order of their names.
+    """Return what writes `tensors` as a safetensors file, in the order of their names.
 
     Written here and not by `safetensors.torch.save_file`, which leaves its own temporary file
     when it is killed, lets only the user read the file, and hides why a disk refused.
 
     Args:
-        tensors: on any device; they reach the host one after the other.
+        tensors: float32, bf16 or int8, on any device; they reach the host one after the other.
         beat: a sign of life, called after each tensor that was written.
     """
 
@@ -36,7 +37,7 @@ def tensor_file(
             file.write(_header(tensors))
             for name in sorted(tensors):
                 on_cpu = tensors[name].detach().to("cpu").contiguous()
-                file.write(on_cpu.numpy().data)
+                file.write(on_cpu.flatten().view(torch.uint8).numpy().data)
                 beat()
 
     return write
@@ -51,9 +52,15 @@ def _header(tensors: Tensors) -> bytes:
 def _entries(tensors: Tensors) -> Iterator[tuple[str, dict[str, object]]]:
     start = 0
     for name, tensor in sorted(tensors.items()):
-        assert tensor.dtype == torch.float32, f"{name} holds {tensor.dtype}"
         stop = start + tensor.numel() * tensor.element_size()
-        yield name, {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        yield (
+            name,
+            {
+                "dtype": _KINDS[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, stop],
+            },
+        )
         start = stop
 
 

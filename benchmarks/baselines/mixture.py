@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.baselines.rows import Bags, Embedding
-from workers.kernels.cpu_steps import bits
+from workers.kernels.cpu_forward import bits
 from workers.kernels.losses import softmax_gradient
 from workers.threads import Pool, spans
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from workers.errors import ConfigError
 
 MODES = ("full", "pruned", "candidates")
-"""How the best classes are found; those of `Ensemble.predict`."""
+"""How the best classes are found; those of `Ensemble.predict`, without what that imports."""
+WEIGHTS = ("fp32", "bf16", "int8")
+"""What an ensemble stores its weights in; `workers.precision.PRECISIONS`, likewise."""
 RUN = "a run: the folder or URI that `manyworlds train` was given as run="
 """What most verbs expect."""
 
@@ -84,6 +86,7 @@ class Arguments:
     lines: int = 50
     no_wait: bool = False
     min_worlds: int | None = None
+    weights: str | None = None
     k: tuple[int, ...] | None = None
     mode: str = "full"
     json: bool = False
@@ -177,6 +180,9 @@ def parser() -> argparse.ArgumentParser:
     _words(made["merge"], "RUN", "the run")
     made["merge"].add_argument(
         "--min-worlds", type=_positive, metavar="N", help="be content with N finished worlds"
+    )
+    made["merge"].add_argument(
+        "--weights", choices=WEIGHTS, help="what to store them in; default: as the run says"
     )
     _words(made["evaluate"], "RUN|ENSEMBLE data=PATH", "what to measure, and labelled Parquet rows")
     made["evaluate"].add_argument("--k", type=_ranks, metavar="N,...", help="default: 1,5,10,100")

@@ -24,6 +24,7 @@ from orchestrator import schema
 from orchestrator.ensemble.combiners import COMBINERS
 from workers.config import RuntimeConfig, WorldConfig
 from workers.errors import StorageError
+from workers.precision import PRECISIONS
 from workers.storage import Manifest as Commit
 from workers.storage import RunPaths, Storage, from_json
 from workers.storage.formats import LARGEST_JSON
@@ -44,6 +45,7 @@ class Member:
     bucket_accuracy: float | None
     """Share of validation rows whose likeliest bucket held a label; None: not measured."""
     model_sha256: str
+    """Of the weights as they were trained."""
 
     def __post_init__(self) -> None:
         counts = all(type(n) is int and 0 <= n < 2**63 for n in (self.world, self.steps))
@@ -71,6 +73,8 @@ class Manifest:
     members: tuple[Member, ...]
     """By world, ascending; at least one."""
     has_names: bool
+    weights: str = "fp32"
+    """The precision that they are stored in: one of `workers.precision.PRECISIONS`."""
 
     def __post_init__(self) -> None:
         worlds = [member.world for member in self.members]
@@ -78,6 +82,8 @@ class Manifest:
             raise ValueError(f"worlds {worlds}")
         if self.combiner not in COMBINERS:
             raise ValueError(f"combiner {self.combiner!r}")
+        if self.weights not in PRECISIONS:
+            raise ValueError(f"weights {self.weights!r}")
         if type(self.worlds_of_run) is not int or type(self.has_names) is not bool:
             raise ValueError(f"of {self.worlds_of_run!r} worlds, names {self.has_names!r}")
         # How fast the worlds were trained, and on what, is nothing that an ensemble is.
@@ -96,6 +102,8 @@ class Manifest:
             "combiner": self.combiner,
             "worlds_of_run": self.worlds_of_run,
             "has_names": self.has_names,
+            # Only if they were narrowed: an ensemble of the weights as they are keeps its digest.
+            **({} if self.weights == "fp32" else {"weights": self.weights}),
             "members": [asdict(member) for member in self.members],
             "config": self.config.to_dict(),
         }
@@ -114,6 +122,7 @@ class Manifest:
                 worlds_of_run=values["worlds_of_run"],
                 members=tuple(Member(**member) for member in values["members"]),
                 has_names=values["has_names"],
+                weights=values.get("weights", "fp32"),
             )
             if manifest.to_dict() != {**values, "config": manifest.config.to_dict()}:
                 raise ValueError(f"classes, buckets or keys that do not fit: {[*values]}")
@@ -193,6 +202,9 @@ def _config(values: dict[str, Any], where: str) -> WorldConfig:
 def _check_files(manifest: Manifest, commit: Commit, where: str) -> None:
     """Check that every file is a committed one, and the weights those that were merged."""
     wanted = {member.file: member.model_sha256 for member in manifest.members}
+    if manifest.weights != "fp32":
+        # Files of their own, made of those.
+        wanted = {}
     for name in manifest.files:
         entry = commit.files.get(name)
         if entry is None or wanted.get(name, entry.sha256) != entry.sha256:

@@ -22,10 +22,11 @@ from orchestrator.ensemble.combiners import Combiner, combiner
 from orchestrator.ensemble.names import ClassNames, class_names
 from orchestrator.ensemble.pruned import pruned
 from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, check_lists, full
-from workers.classifier import BucketClassifier, choose_device
+from workers.classifier import BucketPredictor, choose_device
 from workers.errors import ConfigError, DataError, StorageError
 from workers.features import Featurizer
 from workers.partition import partition_for
+from workers.precision import precision_of
 from workers.shards import check_rows
 from workers.threads import Pool
 
@@ -218,7 +219,7 @@ class Ensemble:
         if worlds is not None and not 1 <= worlds <= self.worlds:
             raise DataError(f"worlds: expected 1 to {self.worlds}, found {worlds}")
 
-    def _open(self, member: Member) -> tuple[Featurizer, BucketClassifier]:
+    def _open(self, member: Member) -> tuple[Featurizer, BucketPredictor]:
         path = self.artefact.storage.local(f"{self.artefact.folder}/{member.file}")
         try:
             parameters = load_file(path, device=self._device)
@@ -226,22 +227,28 @@ class Ensemble:
             raise StorageError(
                 f"{path}: expected a safetensors file, found: {error}; merge the run again"
             ) from error
-        if other := {str(t.dtype) for t in parameters.values()} - {"torch.float32"}:
+        wanted = self.manifest.weights
+        if precision_of(parameters) != wanted:
+            kinds = sorted({str(tensor.dtype).partition(".")[2] for tensor in parameters.values()})
             raise StorageError(
-                f"{path}: expected weights of float32, found {', '.join(sorted(other))};"
+                f"{path}: expected weights in {wanted}, found {', '.join(kinds)};"
                 " merge the run again"
             )
         if self.artefact.verified:
             _check_finite(parameters, path)
         config = self.config
         featurizer = Featurizer(config.data, config.features, config.seed, member.world)
-        return featurizer, BucketClassifier(config, parameters, device=self._device, pool=self.pool)
+        return featurizer, BucketPredictor(config, parameters, device=self._device, pool=self.pool)
 
 
 def _check_finite(parameters: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in parameters.items():
         # Not a number is both the least and the greatest.
-        if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not torch.isfinite(torch.stack(tensor.aminmax())).all()
+        ):
             raise StorageError(
                 f"{path}: expected finite weights, found others in {name}; merge the run again"
             )

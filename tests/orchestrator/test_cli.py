@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import api, display
-from orchestrator.cli import main
+from orchestrator.cli import arguments, main
 from orchestrator.cli.arguments import parse, parser
 from orchestrator.config import load
+from orchestrator.ensemble.ensemble import MODES
 from orchestrator.views import WorldView
 from tests.orchestrator.command import Ended, manyworlds
 from workers.errors import ConfigError, DataError, RunError
+from workers.precision import PRECISIONS
 
 CLASSES = 60
 SETTINGS = [
@@ -49,7 +51,7 @@ OPTIONS = {
     "stop": ["--no-wait"],
     "grow": ["--take-over"],
     "clean": ["--dry-run"],
-    "merge": ["--min-worlds"],
+    "merge": ["--min-worlds", "--weights"],
     "evaluate": ["--k"],
     "predict": ["--json", "--k", "--mode"],
     "doctor": [],
@@ -101,10 +103,15 @@ def test_verbs_and_options_are_frozen() -> None:
     assert list(verbs.choices) == list(OPTIONS)
 
 
+def test_choices_are_those_of_the_packages_that_make_them() -> None:
+    assert tuple(MODES) == arguments.MODES
+    assert arguments.WEIGHTS == PRECISIONS
+
+
 def test_help_needs_none_of_the_heavy_packages() -> None:
     code = """
 import contextlib, sys
-from orchestrator.cli import main
+from orchestrator.cli import arguments, main
 with contextlib.suppress(SystemExit):
     main(["--help"])
 heavy = {"numba", "omegaconf", "pyarrow", "ray", "rich", "torch"} & set(sys.modules)

@@ -79,6 +79,7 @@ DEFAULTS = {
     "retry.backoff_cap_seconds": 300.0,
     "merge.min_worlds": None,
     "merge.combiner": "auto",
+    "merge.weights": "fp32",
 }
 """The public settings. A change here is a decision: it changes what users have written."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save
@@ -145,6 +146,51 @@ def test_a_part_says_which_worlds_are_in_it(run: Path) -> None:
     assert whole != part
     assert Ensemble.load(str(run)).worlds == 3
     assert Ensemble.load(part).worlds == 2
+
+
+@pytest.mark.parametrize(("weights", "share"), [("bf16", 0.55), ("int8", 0.45)])
+def test_narrow_weights_answer_alike_from_fewer_bytes(
+    run: Path, weights: str, share: float
+) -> None:
+    whole = Ensemble.load(api.merge(str(run)))
+    narrow = Ensemble.load(api.merge(str(run), weights=weights), verify="full")
+    assert narrow.manifest.weights == weights
+    assert narrow.manifest.digest != whole.manifest.digest
+    assert narrow.manifest.members == whole.manifest.members
+    size, before = (
+        sum(path.stat().st_size for path in Path(one.artefact.uri).glob("world-*"))
+        for one in (narrow, whole)
+    )
+    assert size < share * before
+    table = narrow.table([f"thing{i}" for i in range(50)])
+    near, exact = (
+        np.concatenate([part for *_, part in one.probabilities(table)], axis=1)
+        for one in (narrow, whole)
+    )
+    assert np.abs(near - exact).max() < 0.05
+    assert np.abs(near - exact).max() > 0
+    # Back to what they were.
+    assert Ensemble.load(api.merge(str(run))).manifest.digest == whole.manifest.digest
+
+
+def test_altered_weights_are_not_narrowed(run: Path) -> None:
+    flip(final(run, 1) / "model.safetensors")
+    with pytest.raises(StorageError, match=r"expected 9096 bytes with sha256 .*, found"):
+        api.merge(str(run), weights="int8")
+    assert not (run / "ensembles" / "CURRENT").exists()
+
+
+def test_weights_of_another_precision_are_refused(run: Path) -> None:
+    uri = Path(api.merge(str(run), weights="bf16"))
+    weights = (final(run, 0) / "model.safetensors").read_bytes()
+    recommit(uri, {"world-000.safetensors": weights})
+    with pytest.raises(StorageError, match="expected weights in bf16, found float32"):
+        Ensemble.load(str(uri))
+
+
+def test_an_unknown_precision_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected fp32 or bf16 or int8, found 'int4'"):
+        api.merge(str(run), weights="int4")
 
 
 def test_altered_weights_are_not_merged(run: Path) -> None:

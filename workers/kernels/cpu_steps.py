@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.kernels import cpu
-from workers.kernels.losses import (
-    bce_gradient,
-    bce_probabilities,
-    softmax_gradient,
-    softmax_probabilities,
-)
-from workers.kernels.steps import Examples, Rows, Tensors
+from workers.kernels.cpu_forward import ROWS, CpuForward, bits
+from workers.kernels.losses import bce_gradient, softmax_gradient
+from workers.kernels.steps import Examples, Tensors
 from workers.threads import Pool, Task, spans
 
-ROWS = 256
-"""Rows of a batch in one task: their logits stay in one core's cache."""
 BUCKETS = 512
 """Rows of a weight matrix in one task."""
 FEATURES = 512
 """Features of the input layer in one task."""
 
 
-class CpuSteps:
+class CpuSteps(CpuForward):
     """The compiled kernels, spread over a pool of threads.
 
     Args:
@@ -49,21 +41,11 @@ class CpuSteps:
         bf16: bool,
         pool: Pool,
     ) -> None:
+        super().__init__(parameters, loss=loss, relu=relu, bf16=bf16, pool=pool)
         self._relu = relu
-        self._floor = 0.0 if relu else -math.inf
         self._parameters = parameters
-        self._state = state
-        self._pool = pool
-        self._dtype = torch.bfloat16 if bf16 else torch.float32
-        self._layers = (len(parameters) - 2) // 2
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
-        self._products = [parameters[f"layer.{i}.weight"] for i in range(self._layers)]
-        if bf16:
-            self._products = [weight.to(torch.bfloat16) for weight in self._products]
         self._gradient = softmax_gradient if loss == "softmax" else bce_gradient
-        self._squash = softmax_probabilities if loss == "softmax" else bce_probabilities
-        self._scratch: dict[tuple[str, int], Tensor] = {}
-        self._rows = 0
 
     def refresh(self) -> None:
         """See `Steps.refresh`."""
@@ -73,7 +55,7 @@ class CpuSteps:
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """See `Steps.train`."""
         losses = np.empty(len(examples), np.float32)
-        activations = [self._activation(layer, examples) for layer in range(self._layers + 1)]
+        activations = [self._buffer("activation", i, examples) for i in range(self._layers + 1)]
         deltas = [self._buffer("delta", layer, examples) for layer in range(self._layers)]
         deltas.append(activations[-1])
         self._pool.run(
@@ -90,32 +72,6 @@ class CpuSteps:
         )
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))
 
-    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
-        """See `Steps.probabilities`."""
-        activations = [self._activation(layer, rows) for layer in range(self._layers + 1)]
-        bias = self._arrays[f"layer.{self._layers - 1}.bias"]
-        out = np.empty((len(rows), len(bias)), np.float32)
-
-        def forward(start: int, stop: int) -> None:
-            self._forward(start, stop, rows, activations)
-            self._squash(start, stop, bits(activations[-1]), bias, out)
-
-        self._pool.run(forward, spans(len(rows), ROWS))
-        return out
-
-    def _forward(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
-        table, bias = self._arrays["input.weight"], self._arrays["input.bias"]
-        first = bits(activations[0])
-        cpu.embedding_bag(
-            start, stop, rows.offsets, rows.ids, rows.values, table, bias, self._floor, first
-        )
-        for layer, weight in enumerate(self._products):
-            out = activations[layer + 1]
-            torch.mm(activations[layer][start:stop], weight.T, out=out[start:stop])
-            if layer < self._layers - 1:
-                bias = self._arrays[f"layer.{layer}.bias"]
-                cpu.activate(start, stop, bits(out), bias, self._floor)
-
     def _there_and_back(
         self,
         start: int,
@@ -127,12 +83,11 @@ class CpuSteps:
     ) -> None:
         # deltas[i] is the gradient at activations[i]; the last replaces the logits.
         self._forward(start, stop, examples, activations)
-        bias = self._arrays[f"layer.{self._layers - 1}.bias"]
         self._gradient(
             start,
             stop,
             bits(deltas[-1]),
-            bias,
+            self._biases[-1],
             examples.label_offsets,
             examples.buckets,
             examples.scale,
@@ -200,24 +155,3 @@ class CpuSteps:
     ) -> Task:
         moments = self._arrays[f"{name}.first"], self._arrays[f"{name}.second"]
         return cpu.adam_bias, (*span, bits(delta), self._arrays[name], *moments, *unbiased)
-
-    def _activation(self, layer: int, rows: Rows) -> Tensor:
-        return self._buffer("activation", layer, rows)
-
-    def _buffer(self, kind: str, layer: int, rows: Rows) -> Tensor:
-        # Kept between steps and grown on demand: fresh pages cost more than the kernels.
-        if len(rows) > self._rows:
-            self._scratch.clear()
-            self._rows = len(rows)
-        if (kind, layer) not in self._scratch:
-            name = "input.bias" if layer == 0 else f"layer.{layer - 1}.bias"
-            width = len(self._arrays[name])
-            self._scratch[kind, layer] = torch.empty(self._rows, width, dtype=self._dtype)
-        return self._scratch[kind, layer][: len(rows)]
-
-
-def bits(tensor: Tensor) -> NDArray[np.generic]:
-    """Return the tensor's memory as an array: float32 as it is, bf16 as uint16."""
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
-    return tensor.numpy()

@@ -1,0 +1,100 @@
+"""A forward pass on the CPU: compiled kernels around Torch's products."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.kernels import cpu
+from workers.kernels.losses import bce_probabilities, softmax_probabilities
+from workers.kernels.steps import Rows, Tensors
+from workers.precision import SCALE, widened
+from workers.threads import Pool, spans
+
+ROWS = 256
+"""Rows of a batch in one task: their logits stay in one core's cache."""
+
+
+class CpuForward:
+    """Bucket probabilities, spread over a pool of threads.
+
+    Args:
+        parameters: contiguous tensors on the CPU; matrices in any of
+            `workers.precision.PRECISIONS`, biases in float32.
+        loss: `softmax` or `bce`.
+        relu: whether hidden layers are rectified; else they are linear.
+        bf16: whether matrix products are taken in bf16.
+        pool: where tasks run.
+    """
+
+    def __init__(
+        self, parameters: Tensors, *, loss: str, relu: bool, bf16: bool, pool: Pool
+    ) -> None:
+        self._floor = 0.0 if relu else -math.inf
+        self._pool = pool
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._layers = sum(name.endswith(".bias") for name in parameters) - 1
+        names = [f"layer.{layer}.weight" for layer in range(self._layers)]
+        self._products = [self._product(parameters, name) for name in names]
+        self._table = bits(parameters["input.weight"])
+        scale = parameters.get("input.weight" + SCALE)
+        self._scale = None if scale is None else scale.numpy()
+        self._biases = [parameters["input.bias"].numpy()]
+        self._biases += [parameters[f"layer.{i}.bias"].numpy() for i in range(self._layers)]
+        self._squash = softmax_probabilities if loss == "softmax" else bce_probabilities
+        self._scratch: dict[tuple[str, int], Tensor] = {}
+        self._rows = 0
+
+    def _product(self, parameters: Tensors, name: str) -> Tensor:
+        """Return a matrix as products take it: the tensor itself where it is of that type."""
+        weight = parameters[name]
+        if weight.dtype == torch.int8:
+            weight = widened({name: weight, name + SCALE: parameters[name + SCALE]})[name]
+        return weight.to(self._dtype)
+
+    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        """See `Steps.probabilities`."""
+        activations = [self._buffer("activation", i, rows) for i in range(self._layers + 1)]
+        bias = self._biases[-1]
+        out = np.empty((len(rows), len(bias)), np.float32)
+
+        def work(start: int, stop: int) -> None:
+            self._forward(start, stop, rows, activations)
+            self._squash(start, stop, bits(activations[-1]), bias, out)
+
+        self._pool.run(work, spans(len(rows), ROWS))
+        return out
+
+    def _forward(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
+        span = start, stop, rows.offsets, rows.ids, rows.values, self._table
+        first = self._biases[0], self._floor, bits(activations[0])
+        if self._scale is None:
+            cpu.embedding_bag(*span, *first)
+        else:
+            cpu.scaled_embedding_bag(*span, self._scale, *first)
+        for layer, weight in enumerate(self._products):
+            out = activations[layer + 1]
+            torch.mm(activations[layer][start:stop], weight.T, out=out[start:stop])
+            if layer < self._layers - 1:
+                cpu.activate(start, stop, bits(out), self._biases[layer + 1], self._floor)
+
+    def _buffer(self, kind: str, layer: int, rows: Rows) -> Tensor:
+        # Kept between calls and grown on demand: fresh pages cost more than the kernels.
+        if len(rows) > self._rows:
+            self._scratch.clear()
+            self._rows = len(rows)
+        if (kind, layer) not in self._scratch:
+            width = len(self._biases[layer])
+            self._scratch[kind, layer] = torch.empty(self._rows, width, dtype=self._dtype)
+        return self._scratch[kind, layer][: len(rows)]
+
+
+def bits(tensor: Tensor) -> NDArray[np.generic]:
+    """Return the tensor's memory as an array: float32 and int8 as they are, bf16 as uint16."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
