@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from orchestrator import cleaning, reducer, stopping, views
 from orchestrator import logs as log_files
@@ -22,6 +21,7 @@ from orchestrator.cleaning import Item
 from orchestrator.config import RunConfig, load, override
 from orchestrator.driving import Listener, RunSummary, drive
 from orchestrator.ensemble.artefact import served
+from orchestrator.inputs import absolute
 from orchestrator.lease import Lease, Owner, is_alive, owner_of
 from orchestrator.logs import Log
 from orchestrator.run import Run
@@ -282,12 +282,8 @@ def _anchored(config: RunConfig) -> RunConfig:
         run=Storage(config.run).uri,
         data=replace(
             data,
-            train=_absolute(data.train),
-            validation=data.validation and _absolute(data.validation),
-            class_names=data.class_names and _absolute(data.class_names),
+            train=absolute(data.train),
+            validation=data.validation and absolute(data.validation),
+            class_names=data.class_names and absolute(data.class_names),
         ),
     )
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

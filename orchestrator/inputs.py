@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig
@@ -55,3 +56,8 @@ def _check_names(uri: str, data: DataConfig) -> None:
             f"{uri}: expected {data.classes:,} class names, one for each of data.classes,"
             f" found {names.rows:,}; add or remove rows, or correct data.classes"
         )
+
+
+def absolute(uri: str) -> str:
+    """Return a path that means the same in any folder; URIs do."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

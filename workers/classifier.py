@@ -125,8 +125,11 @@ class BucketPredictor:
     def __init__(
         self, config: WorldConfig, parameters: Tensors, *, device: str, pool: Pool
     ) -> None:
-        weights = {name: t for name, t in parameters.items() if not name.endswith(SCALE)}
-        check_shapes(weights, parameter_shapes(config))
+        shapes = parameter_shapes(config)
+        if any(name.endswith(SCALE) for name in parameters):
+            matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+            shapes |= {name + SCALE: shape[:1] for name, shape in matrices.items()}
+        check_shapes(parameters, shapes)
         bf16 = choose_bf16(config.training.precision, device)
         loss, relu = config.model.loss, config.model.activation == "relu"
         self._forward: CpuForward | Steps

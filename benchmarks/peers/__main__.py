@@ -69,8 +69,9 @@ def run(chosen: BenchmarkSet, system: str, folder: Path, python: str) -> None:
         command = [python, "-m", "benchmarks.peers.measure", "--set", chosen.name]
         command += ["--peer", system, "--out", path]
     # Omikuji writes its progress anew for every row.
-    quiet = subprocess.DEVNULL if system == "omikuji" else None
-    subprocess.run(command, cwd=ROOT, check=True, stdout=quiet, stderr=quiet)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{chosen.name}: {system} failed:\n{done.stderr[-2000:]}")
 
 
 def read(folder: Path, name: str) -> dict[str, Found]:
@@ -96,11 +97,12 @@ def table(sets: Mapping[str, Mapping[str, Found]]) -> str:
         "# Cost beside peers",
         "",
         "Made by `make bench-peers`: from Parquet to a model, one system after the other, each with"
-        " all cores. Peers are trained with their defaults on TF-IDF features, which are made, and"
-        " for Omikuji written to a file, before; worlds make theirs while they train. Seconds of R"
-        " worlds are their share of what all took. CPU seconds are of features and training. Peak"
-        " memory is of the whole process up to the end of training; a query's time from its text,"
-        " 10 classes wanted, one query after the other.",
+        " all cores. Peers are trained with their defaults on TF-IDF features, worlds with settings"
+        " chosen for each set on training rows that were held back. Features of peers are made,"
+        " and for Omikuji written to a file, before; worlds make theirs while they train. Seconds"
+        " of R worlds are their share of what all took. CPU seconds are of features and training."
+        " Peak memory is of the whole process up to the end of training; a query's time from its"
+        " text, 10 classes wanted, one query after the other.",
         "",
         *markdown((*head, "query p50 ms", "p99 ms"), rows),
     ]

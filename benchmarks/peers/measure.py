@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--peer", choices=sorted(PEERS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder that holds api_search")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     sets, left_out = find_sets([arguments.set], cache=arguments.cache, build=False)
     if not sets:

@@ -2,7 +2,7 @@
 
 After Medini et al., NeurIPS 2019 (the authors' evaluation script): for every world the scores of
 all classes are gathered through a table of int64 and added up, (queries, K) floats at a time,
-then sorted.
+then the best are taken.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
     "evaluate": "  manyworlds evaluate runs/a data=held-out.parquet --k 1,5,10,100",
     "predict": """\
   manyworlds predict runs/a "cumulative product along an axis" --k 5 --json
-  manyworlds predict runs/a "cumulative product along an axis" --mode pruned""",
+  manyworlds predict runs/a "cumulative product along an axis" --mode pruned
+  manyworlds predict runs/a data=queries/ out=answers/ keep=id --k 100""",
     "doctor": "  manyworlds doctor s3://bucket/runs",
 }
 
@@ -186,7 +187,11 @@ def parser() -> argparse.ArgumentParser:
     )
     _words(made["evaluate"], "RUN|ENSEMBLE data=PATH", "what to measure, and labelled Parquet rows")
     made["evaluate"].add_argument("--k", type=_ranks, metavar="N,...", help="default: 1,5,10,100")
-    _words(made["predict"], "RUN|ENSEMBLE TEXT", "what to ask, and the queries")
+    _words(
+        made["predict"],
+        "RUN|ENSEMBLE TEXT",
+        "what to ask, and the queries; or data=PATH out=PATH for all rows of a data set",
+    )
     made["predict"].add_argument(
         "--k", type=_one_rank, metavar="N", help="classes each; default: 10"
     )

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 
 from rich.progress import Progress
 
+from orchestrator.batch import BatchJob, predict_all
 from orchestrator.cli import reports
 from orchestrator.cli.arguments import Arguments, whole
 from orchestrator.cli.output import draw, following, show
 from orchestrator.ensemble.ensemble import Ensemble
 from orchestrator.ensemble.evaluation import evaluate as measure
 from orchestrator.schema import nearest
+from orchestrator.words import plural
 from workers.errors import ConfigError
 
 _ENSEMBLE = "a run or an ensemble: its folder or URI"
 _KEYS = ("data", "combiner", "leave_out", "frequencies", "rows")
+_BATCH_KEYS = ("data", "out", "combiner", "keep", "cluster")
 _RANKS = (1, 5, 10, 100)
 
 
@@ -48,10 +51,18 @@ def evaluate(arguments: Arguments) -> int:
 
 
 def predict(arguments: Arguments) -> int:
-    """Answer queries with the classes that score highest."""
+    """Answer queries, or all rows of a data set, with the classes that score highest."""
     uri, queries = arguments.first(_ENSEMBLE), arguments.words[1:]
     if not queries:
         raise arguments.wrong("one query or more after the run, found none")
+    told = {word.partition("=")[0] for word in queries if "=" in word} & {"data", "out"}
+    if len(told) == 2:
+        return _predict_all(arguments, uri)
+    if told:
+        (missing,) = {"data", "out"} - told
+        raise arguments.wrong(
+            f"{missing}=PATH beside {told.pop()}=PATH, to answer all rows of a data set, found none"
+        )
     (k,) = arguments.k or (10,)
     answers = reports.answers(
         queries, Ensemble.load(uri).predict(queries, k=k, mode=arguments.mode)
@@ -65,17 +76,43 @@ def predict(arguments: Arguments) -> int:
     return 0
 
 
-def _told(words: Sequence[str]) -> dict[str, str]:
+def _predict_all(arguments: Arguments, uri: str) -> int:
+    told = _told(arguments.words[1:], _BATCH_KEYS)
+    if arguments.json:
+        raise arguments.wrong("no --json where answers go to out=, found it")
+    (k,) = arguments.k or (10,)
+    job = BatchJob(
+        ensemble=uri,
+        data=told["data"],
+        out=told["out"],
+        k=k,
+        combiner=told.get("combiner"),
+        mode=arguments.mode,
+        keep=tuple(told["keep"].split(",")) if "keep" in told else (),
+    )
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("shards", total=None)
+        found = predict_all(
+            job,
+            address=told.get("cluster", "auto"),
+            progress=lambda done, parts: bar.update(task, completed=done, total=parts),
+        )
+    before = f", {plural(found.found, 'part')} of them there before" if found.found else ""
+    show([f"{plural(found.rows, 'row')} answered in {plural(found.parts, 'part')}{before}"])
+    return 0
+
+
+def _told(words: Sequence[str], keys: Sequence[str] = _KEYS) -> dict[str, str]:
     """Return key=value words as a mapping; raise all that is wrong with them."""
     told, problems = {}, []
     for word in words:
         key, _, value = word.partition("=")
-        if key in _KEYS and value:
+        if key in keys and value:
             told[key] = value
             continue
-        close = nearest(key, _KEYS)
+        close = nearest(key, keys)
         hint = f"; did you mean {close}=...?" if close else ""
-        problems.append(f"{word}: expected one of {', '.join(_KEYS)} as key=value{hint}")
+        problems.append(f"{word}: expected one of {', '.join(keys)} as key=value{hint}")
     if problems:
         raise ConfigError("\n".join(problems))
     return told

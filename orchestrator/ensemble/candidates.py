@@ -73,10 +73,10 @@ def candidates(
         mine = scores[:, query]
         excluded = hidden.of(query, query + 1).classes
         few = min(buckets, lookup.buckets)
-        named = _named(mine, lookup, few, excluded)
+        named = _named(mine, lookup, few, excluded, k)
         while len(named) < k and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
-            named = _named(mine, lookup, few, excluded)
+            named = _named(mine, lookup, few, excluded, k)
         best = _scored(mine, lookup, named, combiner)
         order = np.lexsort((named, -best))[:k]
         ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
@@ -85,8 +85,8 @@ def candidates(
     return finished(ids, found, lookup, len(scores), combiner)
 
 
-def _named(scores: Floats, lookup: BucketLookup, buckets: int, excluded: Ids) -> Ids:
-    """Return the classes that most worlds name: `ENOUGH` of them, if there are; ascending."""
+def _named(scores: Floats, lookup: BucketLookup, buckets: int, excluded: Ids, k: int) -> Ids:
+    """Return the classes that most worlds name, ascending; `ENOUGH` and k at least, if named."""
     named = []
     for partition, values in zip(lookup.partitions, scores, strict=False):
         chosen = np.sort(best_buckets(values, buckets))
@@ -97,7 +97,7 @@ def _named(scores: Floats, lookup: BucketLookup, buckets: int, excluded: Ids) ->
         classes, times = classes[allowed], times[allowed]
     # How many classes are named at least t times, for t from R down to 1.
     left = np.cumsum(np.bincount(times, minlength=len(scores) + 1)[:0:-1])
-    least = len(scores) - int(np.searchsorted(left, ENOUGH))
+    least = len(scores) - int(np.searchsorted(left, max(ENOUGH, k)))
     return classes[times >= max(1, least)]
 
 

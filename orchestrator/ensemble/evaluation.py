@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.ensemble import QUERIES, Ensemble
-from orchestrator.ensemble.metrics import RankingMetrics
+from orchestrator.ensemble.metrics import RankingMetrics, distinct
 from orchestrator.ensemble.retrieval import ClassLists, full
 from workers.config import DataConfig
 from workers.errors import DataError
@@ -106,8 +106,9 @@ def class_counts(data: str, config: DataConfig) -> tuple[NDArray[np.int64], int]
     )
     counts = np.zeros(config.classes, np.int64)
     shards = ShardSet(data)
+    shards.check_columns(labels_alone)
     for table in tables_in_order(shards, labels_alone, rows=_COUNTED):
-        _, labels = label_lists(table.column(config.labels))
+        _, labels = distinct(*label_lists(table.column(config.labels)))
         classes, times = np.unique(labels, return_counts=True)
         counts[classes] += times
     return counts, shards.rows

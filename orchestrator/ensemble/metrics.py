@@ -115,7 +115,7 @@ class RankingMetrics:
             DataError: if the arrays do not fit together.
         """
         self._check(ids, label_offsets, labels, weights)
-        owners, labels = _distinct(label_offsets, labels)
+        owners, labels = distinct(label_offsets, labels)
         totals = np.bincount(owners, minlength=len(ids))
         hits = _hits(ids[:, : self.ks[-1]], owners, labels)
         labelled = totals > 0
@@ -251,7 +251,7 @@ def evaluate_ranking(
     return metrics.result()
 
 
-def _distinct(offsets: Ids, labels: Ids) -> tuple[Ids, Ids]:
+def distinct(offsets: Ids, labels: Ids) -> tuple[Ids, Ids]:
     """Return each label's row and the labels, ascending within rows, none twice."""
     owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     order = np.lexsort((labels, owners))

@@ -59,6 +59,22 @@ def test_what_the_worlds_agree_on_is_found(pool: Pool, name: str) -> None:
     assert (found <= score).all()
 
 
+def test_many_classes_are_wanted(pool: Pool) -> None:
+    partitions = partitions_of(20_000, 500, 8)
+    rng = np.random.default_rng(2)
+    scores = combiner("mean").transform(probabilities(rng, "uniform", partitions, 1))
+    lookup = BucketLookup(partitions, pool)
+    ids, _ = candidates(scores, lookup, 3000, combiner("mean"), pool, buckets=16)
+    # So many are named by one world or more already.
+    named = {
+        c
+        for p, s in zip(partitions, scores[:, 0], strict=True)
+        for b in best_buckets(s, 16)
+        for c in p.classes_of(int(b)).tolist()
+    }
+    assert len(named) > 3000 and set(ids[0].tolist()) <= named
+
+
 def test_left_out_classes_are_replaced_by_the_next_best(pool: Pool) -> None:
     partitions = partitions_of(1000, 50, 4)
     scores = combiner("log").transform(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator import Ensemble
 from orchestrator.ensemble import ClassLists, curve, evaluate
+from orchestrator.ensemble.evaluation import class_counts
 from orchestrator.ensemble.metrics import evaluate_ranking
 from tests.orchestrator.builders import CLASSES, run_config, searches, trained, write
 from workers.errors import ConfigError, DataError
@@ -80,17 +81,30 @@ def test_frequencies_tell_what_rare_classes_count(
 ) -> None:
     train = ensemble.config.data.train
     found = evaluate(ensemble, data, ks=KS, frequencies=train).metrics["log", 3]
-    labels = lists(pq.read_table(train)["labels"])
-    counts = np.bincount(labels[1], minlength=CLASSES)
+    shown = pq.read_table(train)["labels"].to_pylist()
+    counts = np.bincount([c for row in shown for c in set(row)], minlength=CLASSES)
     wanted = evaluate_ranking(
         ensemble.predict(rows, k=max(KS), combiner="log").ids,
         *lists(rows["labels"]),
         ks=KS,
         counts=counts,
-        training_rows=len(labels[0]) - 1,
+        training_rows=len(shown),
     )
     assert found == pytest.approx(wanted)
     assert {"PSP@3", "head R@3", "torso R@3", "tail R@3"} <= set(found)
+
+
+def test_a_row_counts_once_for_each_class_it_has(ensemble: Ensemble, tmp_path: Path) -> None:
+    rows = pa.table({"labels": [[5, 5], [3, 5], []]})
+    uri = write(tmp_path / "rows.parquet", rows)
+    counts, total = class_counts(uri, ensemble.config.data)
+    assert (counts[5], counts[3], counts.sum(), total) == (2, 1, 3, 3)
+
+
+def test_frequencies_need_the_labels_column(ensemble: Ensemble, data: str, tmp_path: Path) -> None:
+    uri = write(tmp_path / "rows.parquet", pa.table({"query": ["a"]}))
+    with pytest.raises(DataError, match=r"rows\.parquet: expected a column 'labels'"):
+        evaluate(ensemble, data, frequencies=uri)
 
 
 def test_the_ensemble_s_own_combiner_is_measured_unless_told(ensemble: Ensemble, data: str) -> None:

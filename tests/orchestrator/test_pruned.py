@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from orchestrator.ensemble import pruned as pruned_module
 from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.pruned import Search, pruned
 from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, brute_force
@@ -129,3 +130,38 @@ def test_partitions_that_cannot_list_a_bucket_are_searched_in_full(
     found = pruned(scores, lookup, 5, combiner("mean"), pools[1])
     wanted = brute_force(scores, partitions, 5, combiner("mean"))
     assert np.array_equal(found[0], wanted[0]) and np.array_equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("name", COMBINERS)
+def test_threads_that_share_a_search_find_what_one_finds(
+    pools: dict[int, Pool], monkeypatch: pytest.MonkeyPatch, name: str, stored: bool
+) -> None:
+    # So that every look at some buckets is many tasks.
+    monkeypatch.setattr(pruned_module, "CHUNK", 16)
+    partitions = partitions_of(20_000, 400, 6)
+    rng = np.random.default_rng(3)
+    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    lookup = BucketLookup(partitions, pools[2], most_bytes=2**24 if stored else 0)
+    sure = 0
+    for _ in range(20):
+        # Of the lookup's first five worlds.
+        scores = combiner(name).transform(probabilities(rng, "trained", partitions[:5], 1))
+        search = Search(scores[:, 0], lookup, 5, combiner(name), nothing, pools[2])
+        if search.search():
+            sure += 1
+            wanted, found = brute_force(scores, partitions[:5], 5, combiner(name))
+            assert search.ids.tolist() == wanted[0].tolist()
+            finished = combiner(name).finish(search.found, 5, partitions[0].collision_chance)
+            assert np.array_equal(finished, found[0])
+    assert sure >= 15
+
+
+def test_more_buckets_than_two_bytes_hold(pools: dict[int, Pool]) -> None:
+    partitions = partitions_of(150_000, 70_000, 3)
+    scores = probabilities(np.random.default_rng(4), "trained", partitions, 2)
+    lookup = BucketLookup(partitions, pools[2])
+    assert lookup.stored is not None and lookup.stored.dtype == np.int32
+    ids, found = pruned(scores, lookup, 4, combiner("mean"), pools[2])
+    expected_ids, expected = brute_force(scores, partitions, 4, combiner("mean"))
+    assert np.array_equal(ids, expected_ids) and np.array_equal(found, expected)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tests.workers.networks import batch_of, network
 from workers.classifier import BucketPredictor
+from workers.errors import StorageError
 from workers.precision import PRECISIONS, narrowed, precision_of, widened
 from workers.tensors import tensor_file
 from workers.threads import Pool
@@ -68,6 +69,22 @@ def test_predictions_are_those_of_the_weights_that_are_meant(
     found = BucketPredictor(config, narrow, device="cpu", pool=pool).probabilities(batch)
     meant = BucketPredictor(config, widened(narrow), device="cpu", pool=pool).probabilities(batch)
     np.testing.assert_allclose(found, meant, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [torch.ones(49), torch.ones(1), torch.ones(50, 1), None],
+    ids=["short", "one", "2-d", "none"],
+)
+def test_scales_that_do_not_fit_are_refused(pool: Pool, scale: torch.Tensor | None) -> None:
+    config, weights = network(d=50, hidden=(8,), buckets=33)
+    narrow = narrowed(weights, "int8")
+    if scale is None:
+        del narrow["input.weight.scale"]
+    else:
+        narrow["input.weight.scale"] = scale
+    with pytest.raises(StorageError, match="weights: expected"):
+        BucketPredictor(config, narrow, device="cpu", pool=pool)
 
 
 @pytest.mark.parametrize("precision", NARROW)
