@@ -54,7 +54,7 @@ class Job:
 
 
 JOBS: Mapping[str, Job] = {
-    "api_search": Job(settings={"training.epochs": 8}),
+    "api_search": Job(worlds=16, settings={"training.epochs": 8}),
     "tldr": Job(worlds=16, buckets=1647, settings={"training.epochs": 10}),
     # 920,000 different strings: fewer features would share their slots. Most are of one word
     # and come once, so each must teach much.
@@ -70,16 +70,17 @@ JOBS: Mapping[str, Job] = {
     # Five labels a row, some of them in a third of all rows: a yes or no for each is what P@1
     # asks. All but the dropout were chosen by the test rows, so the numbers flatter a little.
     "debian_depends": Job(
+        worlds=16,
         settings={
             "training.epochs": 8,
             "model.loss": "bce",
             "model.activation": "relu",
             "features.dropout": 0.2,
             "optimizer.input_rate": 0.05,
-        }
+        },
     ),
     "diginetica": Job(settings={"optimizer.rate": 0.002}),
-    "gowalla": Job(settings={"optimizer.rate": 0.002}),
+    "gowalla": Job(worlds=16, settings={"optimizer.rate": 0.002}),
 }
 """B is at most K / 4, so that there is something to hash."""
 
