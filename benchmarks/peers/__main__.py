@@ -98,9 +98,9 @@ def table(sets: Mapping[str, Mapping[str, Found]]) -> str:
         "",
         "Made by `make bench-peers`: from Parquet to a model, one system after the other, each with"
         " all cores. Peers are trained with their defaults on TF-IDF features, worlds with settings"
-        " chosen for each set on training rows that were held back (debian_depends': in part by test"
-        " rows, which flatters them). Features of peers are made,"
-        " and for Omikuji written to a file, before; worlds make theirs while they train. Seconds"
+        " chosen for each set on training rows that were held back (debian_depends': in part by"
+        " test rows, which flatters them). Features of peers are made, and for Omikuji written to a"
+        " file, before; worlds make theirs while they train. Seconds"
         " of R worlds are their share of what all took. CPU seconds are of features and training."
         " Peak memory is of the whole process up to the end of training; a query's time from its"
         " text, 10 classes wanted, one query after the other.",
