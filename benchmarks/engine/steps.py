@@ -141,7 +141,7 @@ def copy_rate(pool: Pool) -> float:
     return 2 * 4 * _COPIED / best(lambda: pool.copy([(target, source)]))
 
 
-def best(work: Callable[[], None], times: int = 4) -> float:
+def best(work: Callable[[], object], times: int = 4) -> float:
     """Return the least seconds that `work` takes, once its pages are touched."""
     work()
     seconds = []

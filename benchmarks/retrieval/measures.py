@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engine.steps import copy_rate
+from benchmarks.engine.steps import best, copy_rate
 from benchmarks.peers.clock import latency
 from benchmarks.retrieval.published import GatherLoop
 from benchmarks.writing import QUICK
@@ -96,13 +95,13 @@ def batch(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
     """Time a batch in full and by the published loop, if that fits into memory."""
     chosen = combiner(name)
     values = chosen.transform(np.ascontiguousarray(scores[:, :BATCH]))
-    ours = best_of(lambda: full(values, lookup, K, chosen, pool))
+    ours = best(lambda: full(values, lookup, K, chosen, pool), times=3)
     found: Found = {"full_ms_a_query": round(1000 * ours / BATCH, 3)}
     needed = 2 * 4 * BATCH * lookup.classes + 8 * lookup.classes * len(values)
     if needed > MOST_SCORES:
         return {**found, "published_bytes": needed, "published": "not run: too much memory"}
     loop = GatherLoop(list(lookup.partitions))
-    theirs = best_of(lambda: loop.best(values, K))
+    theirs = best(lambda: loop.best(values, K), times=3)
     return {
         **found,
         "published_bytes": needed,
@@ -129,14 +128,3 @@ def near(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> dict[st
         hits = [len(set(a) & set(b)) for a, b in zip(answers, exact, strict=True)]
         found[str(buckets)] = {**times, "recall": round(float(np.mean(hits)) / K, 4)}
     return found
-
-
-def best_of(work: Callable[[], object], times: int = 3) -> float:
-    """Return the least seconds of some calls, the first left out."""
-    work()
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +9,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import Job, lines, settings
-from benchmarks.datasets import CACHE, BenchmarkSet
+from benchmarks.datasets import CACHE
+from benchmarks.generated import product_search
 from benchmarks.writing import QUICK, ROOT
-from examples.product_search import Catalogue, write
 from orchestrator import Ensemble, train
 
 RUNS = ROOT / ".bench" / "retrieval"
@@ -34,19 +33,7 @@ JOB = Job(
 def ensemble(classes: int) -> Ensemble:
     """Return an ensemble for a generated product search of so many products, trained if need be."""
     name = f"products-{classes}-{TRAIN_ROWS}"
-    folder = CACHE / name
-    if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        write(folder, Catalogue(classes), train=TRAIN_ROWS, test=TEST_ROWS)
-        (folder / "done").touch()
-    products = BenchmarkSet(
-        name=name,
-        train=folder / "train",
-        test=folder / "test",
-        classes=classes,
-        class_names=None,
-        text=("query",),
-    )
+    products = product_search(name, classes, train=TRAIN_ROWS, test=TEST_ROWS)
     buckets = min(BUCKETS, classes // 4)
     config = settings(products, JOB, "mach", worlds=WORLDS, buckets=buckets)
     config = replace(config, run=str(RUNS / f"{name}-{WORLDS}"))

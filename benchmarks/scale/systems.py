@@ -19,11 +19,11 @@ from benchmarks.accuracy import seconds_a_world
 from benchmarks.baselines.mixture import Mixture
 from benchmarks.baselines.rows import Bags, bags, one_label
 from benchmarks.baselines.sampled_softmax import SampledSoftmax
-from benchmarks.datasets import CACHE, BenchmarkSet, Lists, find_sets
+from benchmarks.datasets import BenchmarkSet, Lists, find_sets
 from benchmarks.engine.peak import resident, train_a_little
+from benchmarks.generated import product_search
 from benchmarks.peers.metrics import TOP, metrics
 from benchmarks.writing import QUICK
-from examples.product_search import Catalogue, write
 from orchestrator import Ensemble, train
 from orchestrator.config import RunConfig
 from orchestrator.ensemble import evaluate
@@ -73,18 +73,8 @@ def find(name: str) -> BenchmarkSet:
         if not found:
             raise SystemExit(left_out[0])
         return found[0]
-    folder = CACHE / f"{name}-{TRAIN_ROWS}"
-    if not (folder / "done").exists():
-        write(folder, Catalogue(GENERATED[name]), train=TRAIN_ROWS, test=TEST_ROWS)
-        (folder / "done").touch()
-    return BenchmarkSet(
-        name=name,
-        train=folder / "train",
-        test=folder / "test",
-        classes=GENERATED[name],
-        class_names=None,
-        text=("query",),
-    )
+    made = product_search(f"{name}-{TRAIN_ROWS}", GENERATED[name], train=TRAIN_ROWS, test=TEST_ROWS)
+    return replace(made, name=name)
 
 
 def settings(chosen: BenchmarkSet, run: str, *, worlds: int, buckets: int) -> RunConfig:

@@ -20,6 +20,7 @@ from orchestrator.ensemble.retrieval import (
     finished,
     full,
     prepared,
+    scored,
 )
 from workers.errors import DataError
 from workers.threads import Pool
@@ -68,6 +69,7 @@ def candidates(
     if keep_to is not None or not lookup.invertible:
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
     hidden, ids, found = prepared(scores, lookup, k, leave_out)
+    partitions = lookup.partitions[: len(scores)]
 
     def search(query: int) -> None:
         mine = scores[:, query]
@@ -77,7 +79,7 @@ def candidates(
         while len(named) < k and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
             named = _named(mine, lookup, few, excluded, k)
-        best = _scored(mine, lookup, named, combiner)
+        best = scored(mine, partitions, named, combiner)
         order = np.lexsort((named, -best))[:k]
         ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
 
@@ -114,9 +116,3 @@ def best_buckets(scores: Floats, count: int) -> NDArray[np.int32]:
     rank_buckets(scores, bins, order, starts, low)
     most = order[: starts[min(BINS, int(np.searchsorted(starts, count)))]]
     return most[np.lexsort((most, -scores[most]))][:count]
-
-
-def _scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
-    """Return the reduced scores of classes."""
-    pairs = zip(scores, lookup.partitions, strict=False)
-    return combiner.reduce(np.stack([values[part.buckets_of(classes)] for values, part in pairs]))

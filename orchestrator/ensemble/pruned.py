@@ -53,6 +53,7 @@ from orchestrator.ensemble.retrieval import (
     finished,
     full,
     prepared,
+    scored,
 )
 from workers.threads import Pool, spans
 
@@ -336,9 +337,7 @@ class Search:
 
     def _offer(self, classes: Ids) -> None:
         """Score classes exactly, and keep the best."""
-        pairs = zip(self._worlds, self._partitions, strict=True)
-        values = np.stack([world.scores[part.buckets_of(classes)] for world, part in pairs])
-        reduced = self._combiner.reduce(values)
+        reduced = scored(self._scores, self._partitions, classes, self._combiner)
         place = np.searchsorted(self._hidden, classes)
         place[place == len(self._hidden)] = 0
         allowed = self._hidden[place] != classes if len(self._hidden) else np.full(len(place), True)

@@ -171,6 +171,14 @@ def finished(
     return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
 
 
+def scored(
+    scores: Floats, partitions: Sequence[Partition], classes: Ids, combiner: Combiner
+) -> Floats:
+    """Return the reduced scores (..., n) of n classes, from scores (R, ..., B)."""
+    pairs = zip(scores, partitions, strict=True)
+    return combiner.reduce(np.stack([s[..., part.buckets_of(classes)] for s, part in pairs]))
+
+
 def brute_force(
     scores: Floats,
     partitions: Sequence[Partition],
@@ -182,9 +190,7 @@ def brute_force(
 ) -> tuple[Ids, Floats]:
     """Return what `full` returns, holding K scores for every query: the plain definition."""
     classes = np.arange(partitions[0].classes)
-    reduced = combiner.reduce(
-        np.stack([s[:, p.buckets_of(classes)] for s, p in zip(scores, partitions, strict=True)])
-    )
+    reduced = scored(scores, partitions, classes, combiner)
     ids = np.full((len(reduced), k), -1, dtype=np.int64)
     found = np.full((len(reduced), k), -np.inf, dtype=np.float32)
     for i, values in enumerate(reduced):

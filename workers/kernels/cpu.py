@@ -58,38 +58,6 @@ def embedding_bag(
 
 
 @kernel
-def scaled_embedding_bag(
-    start: int,
-    stop: int,
-    offsets: Offsets,
-    ids: Ids,
-    values: Floats,
-    table: Numbers,
-    scale: Floats,
-    bias: Floats,
-    floor: float,
-    out: Numbers,
-) -> None:
-    """Do what `embedding_bag` does, with a table whose row i stands for scale[i] * table[i]."""
-    floor32 = np.float32(floor)
-    width = table.shape[1]
-    total = np.empty(width, np.float32)
-    last = offsets[stop] - 1
-    for row in range(start, stop):
-        for j in range(width):
-            total[j] = bias[j]
-        for position in range(offsets[row], offsets[row + 1]):
-            _prefetch_row(table, ids[min(position + _AHEAD, last)])
-            source = table[ids[position]]
-            value = values[position] * scale[ids[position]]
-            for j in range(width):
-                total[j] += value * np.float32(source[j])
-        target = out[row]
-        for j in range(width):
-            target[j] = as_stored(target, max(total[j], floor32))
-
-
-@kernel
 def activate(start: int, stop: int, activations: Numbers, bias: Floats, floor: float) -> None:
     """Turn products into activations in place: max(floor, x + bias)."""
     floor32 = np.float32(floor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -59,6 +60,9 @@ class CpuForward:
     def probabilities(self, rows: Rows) -> NDArray[np.float32]:
         """See `Steps.probabilities`."""
         activations = [self._buffer("activation", i, rows) for i in range(self._layers + 1)]
+        if self._scale is not None:
+            # Each row of the table is used times a value: its scale may as well be in that.
+            rows = replace(rows, values=rows.values * self._scale[rows.ids])
         bias = self._biases[-1]
         out = np.empty((len(rows), len(bias)), np.float32)
 
@@ -70,12 +74,10 @@ class CpuForward:
         return out
 
     def _forward(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
-        span = start, stop, rows.offsets, rows.ids, rows.values, self._table
-        first = self._biases[0], self._floor, bits(activations[0])
-        if self._scale is None:
-            cpu.embedding_bag(*span, *first)
-        else:
-            cpu.scaled_embedding_bag(*span, self._scale, *first)
+        table, bias, first = self._table, self._biases[0], bits(activations[0])
+        cpu.embedding_bag(
+            start, stop, rows.offsets, rows.ids, rows.values, table, bias, self._floor, first
+        )
         for layer, weight in enumerate(self._products):
             out = activations[layer + 1]
             torch.mm(activations[layer][start:stop], weight.T, out=out[start:stop])

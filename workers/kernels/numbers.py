@@ -1,7 +1,7 @@
 """Numbers of the compiled kernels: bf16 as its bits, and an exponential that vectorises.
 
-Matrices that are called `Numbers` hold float32, or bf16 as its bits (uint16), and one source
-serves both: arithmetic is in float32 in either case.
+Matrices that are called `Numbers` hold float32, or bf16 as its bits (uint16), or int8 that is
+only read, and one source serves all: arithmetic is in float32 in any case.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def _load_impl(value: Any) -> Any:
     def same(value: Any) -> Any:
         return value
 
-    return wide if value == numba.types.uint16 else same
+    def whole(value: Any) -> Any:
+        return np.float32(value)
+
+    return {numba.types.uint16: wide, numba.types.int8: whole}.get(value, same)
 
 
 @overload(as_stored, inline="always")
