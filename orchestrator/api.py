@@ -251,7 +251,13 @@ def status(run: str) -> RunStatus:
     )
 
 
-def merge(run: str, *, min_worlds: int | None = None, weights: str | None = None) -> str:
+def merge(
+    run: str,
+    *,
+    min_worlds: int | None = None,
+    weights: str | None = None,
+    lookup: str | None = None,
+) -> str:
     """Merge the worlds of a run that are done; return the folder or URI of the ensemble.
 
     Args:
@@ -259,14 +265,17 @@ def merge(run: str, *, min_worlds: int | None = None, weights: str | None = None
         min_worlds: how many must be done; None: as the run's settings say.
         weights: what the ensemble stores its weights in, `fp32`, `bf16` or `int8`; None: as the
             run's settings say.
+        lookup: whether every class's buckets are `computed` or `stored`; None: likewise.
 
     Raises:
-        ConfigError: if `weights` is none of these.
+        ConfigError: if `weights` or `lookup` is none of these.
         RunError: if there is no such run, or fewer worlds are done.
     """
     config = _config_of(Run.open(run))
-    if weights is not None:
-        config = override(config, [f"merge.weights={weights}"])
+    asked = {"weights": weights, "lookup": lookup}
+    config = override(
+        config, [f"merge.{key}={one}" for key, one in asked.items() if one is not None]
+    )
     return reducer.merge(config, min_worlds=min_worlds)
 
 

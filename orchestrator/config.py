@@ -134,6 +134,9 @@ class MergeConfig:
     for the loss."""
     weights: Literal["fp32", "bf16", "int8"] = "fp32"
     """What the ensemble stores its weights in; `int8` with a scale for each row."""
+    lookup: Literal["computed", "stored"] = "computed"
+    """Whether the ensemble stores every class's buckets, K * R of 2 bytes each (4 if B is above
+    65,536): answers come sooner than if they are computed for each class that is looked at."""
 
     def problems(self, worlds: int) -> list[str]:
         """Return one sentence for each setting that cannot work for a run of `worlds`."""

@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import RunConfig
-from orchestrator.ensemble.artefact import CLASSES, MANIFEST, README, SCHEMA, Manifest, Member
+from orchestrator.ensemble.artefact import (
+    CLASSES,
+    LOOKUP,
+    MANIFEST,
+    README,
+    SCHEMA,
+    Manifest,
+    Member,
+)
+from orchestrator.ensemble.lookup import lookup_file
 from orchestrator.ensemble.names import class_names
 from orchestrator.run import Run
 from orchestrator.words import listed
@@ -23,6 +32,7 @@ from workers.storage import FileEntry, RunPaths, Storage, from_json, to_json
 from workers.storage import Manifest as Commit
 from workers.storage.formats import LARGEST_JSON
 from workers.tensors import read_tensors, tensor_file
+from workers.threads import Pool
 
 BEST_COMBINER = {"softmax": "log", "bce": "log"}
 """What `merge.combiner=auto` means for each loss: what measured best (benchmarks/results)."""
@@ -60,6 +70,7 @@ def merge(config: RunConfig, *, min_worlds: int | None = None) -> str:
         members=tuple(source.member for source in sources),
         has_names=config.data.class_names is not None,
         weights=config.merge.weights,
+        lookup=config.merge.lookup,
     )
     folder = paths.ensemble(manifest.digest)
     if storage.committed(folder) is None:
@@ -130,6 +141,10 @@ def _write(storage: Storage, folder: str, manifest: Manifest, sources: Sequence[
     for source in sources:
         target = f"{folder}/{source.member.file}"
         entries[source.member.file] = _write_weights(storage, source, target, manifest.weights)
+    if manifest.lookup == "stored":
+        with Pool(0) as pool:
+            write = lookup_file(manifest.partitions(), pool)
+            entries[LOOKUP] = storage.write_file(f"{folder}/{LOOKUP}", write)
     if manifest.has_names:
         with _names_file(manifest) as path:
             entries[CLASSES] = storage.write_file(f"{folder}/{CLASSES}", path.read_bytes())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from workers.batch import Batch
 from workers.config import WorldConfig
@@ -92,7 +93,7 @@ class BucketClassifier:
 
     def probabilities(self, batch: Batch) -> NDArray[np.float32]:
         """Return the (n, B) float32 probabilities of a batch's rows."""
-        return self._steps.probabilities(Rows.of(batch))
+        return self._steps.probabilities(Rows.of(batch)).cpu().numpy()
 
     def restore(self, parameters: Tensors, state: Tensors) -> None:
         """Take over the values of a checkpoint.
@@ -140,8 +141,8 @@ class BucketPredictor:
                 widened(parameters), {}, loss=loss, relu=relu, bf16=bf16
             )
 
-    def probabilities(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the (n, B) float32 probabilities of a batch's rows."""
+    def probabilities(self, batch: Batch) -> Tensor:
+        """Return the (n, B) float32 probabilities of a batch's rows, where they were computed."""
         return self._forward.probabilities(Rows.of(batch))
 
 

@@ -168,6 +168,15 @@ class Partition(ABC):
         sizes = [len(part) for part in found]
         return np.concatenate([np.empty(0, np.int64), *found]), np.repeat(buckets, sizes)
 
+    def classes_on_device(self, buckets: torch.Tensor) -> torch.Tensor:
+        """Return the classes of several buckets, int64 in any order, on the buckets' device.
+
+        Args:
+            buckets: distinct numbers in [0, B), int64.
+        """
+        classes, _ = self.classes_in(buckets.cpu().numpy().astype(np.int32))
+        return torch.from_numpy(classes).to(buckets.device)
+
     @property
     @abstractmethod
     def collision_chance(self) -> float:
@@ -218,6 +227,13 @@ class PermutationPartition(Partition):
         p = self.permutation
         _permutation_classes(buckets, p.n, p.bits, p.low_bits, p.keys, self.buckets, out, of)
         return out, of
+
+    def classes_on_device(self, buckets: torch.Tensor) -> torch.Tensor:
+        """See `Partition.classes_on_device`; nothing leaves the device."""
+        images = buckets[:, None] + torch.arange(
+            0, self.classes, self.buckets, device=buckets.device
+        )
+        return self.permutation.inverse(images[images < self.classes])
 
     @property
     def collision_chance(self) -> float:

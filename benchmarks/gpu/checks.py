@@ -82,7 +82,7 @@ def probabilities_off(steps: GpuSteps, weights: Tensors, examples: Examples, los
     """Return how far probabilities are from float64's on the weights as they are."""
     scores = forward({name: tensor.double() for name, tensor in weights.items()}, examples)
     wanted = scores.softmax(1) if loss == "softmax" else scores.sigmoid()
-    return off(torch.from_numpy(steps.probabilities(examples)).to(wanted.device), wanted)
+    return off(steps.probabilities(examples).to(wanted.device), wanted)
 
 
 def exact(weights: Tensors, examples: Examples, loss: str) -> tuple[float, Tensors]:

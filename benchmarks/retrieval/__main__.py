@@ -1,4 +1,4 @@
-"""Retrieval from 10^5 to 49.46 million classes.
+"""Retrieval from 10^5 to 10^8 classes.
 
     python -m benchmarks.retrieval [--classes 100000,49460000]
 
@@ -12,16 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from benchmarks.retrieval import measures
-from benchmarks.retrieval.trained import TRAIN_ROWS, WORLDS, ensemble, probabilities, queries
-from benchmarks.writing import QUICK, RESULTS, markdown, write_results
-from orchestrator.ensemble.retrieval import BucketLookup
+from benchmarks.retrieval.opening import opened
+from benchmarks.retrieval.precision import precisions
+from benchmarks.retrieval.report import table
+from benchmarks.retrieval.trained import TEST_ROWS, Search, probabilities, writing_rate
+from benchmarks.writing import QUICK, RESULTS, write_results
+from orchestrator import Ensemble
+from orchestrator.ensemble.artefact import LOOKUP
+from orchestrator.ensemble.lookup import BucketLookup
 
-CLASSES = (10_000, 100_000) if QUICK else (10**5, 10**6, 10**7, 49_460_000)
-STORED = 4 << 30
-"""Bytes that a stored lookup may take."""
+CLASSES = (10_000, 100_000) if QUICK else (10**5, 10**6, 10**7, 49_460_000, 10**8)
+PRECISION_CLASSES = 10**6
+"""Most classes for which all test rows are evaluated, at each precision."""
 
 
 def main() -> None:
@@ -36,85 +43,48 @@ def main() -> None:
     for classes in [int(one) for one in asked.split(",")] if asked else CLASSES:
         if asked or str(classes) not in found:
             found[str(classes)] = measured(classes)
-            write_results("retrieval", {"classes": found}, table(found))
+            ordered = {key: found[key] for key in sorted(found, key=int)}
+            write_results("retrieval", {"classes": ordered}, table(ordered))
 
 
 def measured(classes: int) -> dict[str, Any]:
     """Return all measures of one K."""
-    opened = ensemble(classes)
-    texts = queries(classes, max(measures.ASKED, measures.BATCH))
-    scores = probabilities(opened, texts)
-    pool = opened.pool
-    partitions = opened.lookup.partitions
-    computed = BucketLookup(partitions, pool, most_bytes=0)
-    stored = BucketLookup(partitions, pool, most_bytes=STORED)
-    result: dict[str, Any] = {"worlds": len(partitions), "buckets": stored.buckets}
+    search = Search(classes)
+    with tempfile.TemporaryDirectory() as folder:
+        result: dict[str, Any] = {"written_rows_a_second": writing_rate(classes, Path(folder))}
+    folder = search.merged()
+    ensemble = Ensemble.load(folder)
+    lookup, pool = ensemble.lookup, ensemble.pool
+    result |= {
+        "worlds": ensemble.worlds,
+        "buckets": lookup.buckets,
+        "bytes": {
+            "weights": sum(path.stat().st_size for path in Path(folder).glob("world-*")),
+            "stored_lookup": Path(folder, LOOKUP).stat().st_size,
+            "index_of_buckets": 0,
+            "published_lookup": 8 * classes * ensemble.worlds,
+        },
+        "opening": {"cold": opened(folder, cold=True), "warm": opened(folder, cold=False)},
+    }
+    texts = search.queries(max(measures.ASKED, measures.BATCH))
+    scores = probabilities(ensemble, texts)
+    computed = BucketLookup(lookup.partitions, pool, most_bytes=0)
+    result["read_bytes_a_second"] = rate = measures.read_rate(pool)
     for name in measures.COMBINERS:
-        one = measures.single(scores, stored, pool, name)
         result[name] = {
-            "stored": one,
-            "pruned_computed": measures.computed(scores, computed, pool, name),
-            "batch": measures.batch(scores, stored, pool, name),
-            "candidates": measures.near(scores, stored, pool, name),
-            "bandwidth": measures.bandwidth(stored, one["full"]["p50_ms"], pool),
+            "checked": measures.checked(scores, lookup, pool, name),
+            "single": measures.single(scores, lookup, pool, name),
+            "computed": measures.computed(scores, computed, pool, name),
+            "batch": measures.batch(scores, lookup, pool, name),
+            "candidates": measures.near(scores, lookup, pool, name),
         }
+        seconds = result[name]["single"]["full"]["p50_ms"] / 1000
+        read = result["bytes"]["stored_lookup"] / seconds
+        result[name]["full_share_of_read_rate"] = round(read / rate, 3)
         print(f"{classes:,} {name}: {json.dumps(result[name])}", flush=True)
+    if classes <= PRECISION_CLASSES:
+        result["precision"] = precisions(search, rows=TEST_ROWS)
     return result
-
-
-def table(found: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
-    rows = [
-        (
-            f"{int(classes):,}",
-            name,
-            f"{one[name]['stored']['pruned']['p50_ms']:.1f} / "
-            f"{one[name]['stored']['pruned']['p99_ms']:.1f}",
-            f"{one[name]['stored']['full']['p50_ms']:.1f}",
-            f"{one[name]['stored']['full_over_pruned']:.1f}",
-            f"{100 * one[name]['stored']['looked_at']['50']:.2f}",
-            f"{100 * one[name]['stored']['left_to_full']:.1f}",
-            f"{one[name]['batch']['full_ms_a_query']:.1f}",
-            f"{one[name]['batch'].get('ratio', '')}",
-            f"{one[name]['bandwidth']['share']:.2f}",
-        )
-        for classes, one in found.items()
-        for name in measures.COMBINERS
-    ]
-    head = (
-        "K",
-        "combiner",
-        "pruned p50 / p99 ms",
-        "full p50 ms",
-        "ratio",
-        "% of classes looked at",
-        "% left to full",
-        "full in batches, ms a query",
-        "published loop / full",
-        "of the bandwidth",
-    )
-    named = [
-        (f"{int(classes):,}", name, m, f"{100 * at['recall']:.1f}", at["p50_ms"], at["p99_ms"])
-        for classes, one in found.items()
-        for name in measures.COMBINERS
-        for m, at in one[name]["candidates"].items()
-    ]
-    lines = [
-        "# Retrieval",
-        "",
-        f"Made by `make bench-retrieval`: ensembles of R = {WORLDS} worlds, trained on"
-        f" {TRAIN_ROWS:,} generated clicks; the {measures.K} best classes of test queries, one"
-        " after the other but for the batches of 64. Times are from bucket scores to classes.",
-        "",
-        *markdown(head, rows),
-        "",
-        "## Candidates",
-        "",
-        *markdown(
-            ("K", "combiner", "buckets a world", "% of the exact best", "p50 ms", "p99 ms"), named
-        ),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engine.steps import best, copy_rate
+from benchmarks.engine.steps import best
 from benchmarks.peers.clock import latency
 from benchmarks.retrieval.published import GatherLoop
 from benchmarks.writing import QUICK
 from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import combiner
+from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
-from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, full
-from workers.threads import Pool
+from orchestrator.ensemble.retrieval import ClassLists, brute_force, full
+from workers.threads import Pool, spans
 
 K = 10
 """Classes a query wants."""
@@ -28,11 +29,16 @@ FULL = 12 if QUICK else 20
 BATCH = 64
 NAMED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Buckets of each world for `candidates`."""
-MOST_SCORES = 8 << 30
-"""Bytes that the published loop may take for its scores."""
+MOST_SCORES = 18 << 30
+"""Bytes that the published loop, and brute force, may take."""
+CHECKED = 3
+"""Queries that are compared with brute force."""
+_READ = 1 << 28
+"""Numbers that are read to tell how fast that is."""
 
 Scores = NDArray[np.float32]
 Found = dict[str, Any]
+Answers = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def one_by_one(scores: Scores, name: str, count: int) -> list[Scores]:
@@ -44,12 +50,16 @@ def one_by_one(scores: Scores, name: str, count: int) -> list[Scores]:
 def single(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
     """Time one query after the other, pruned and in full, and say how much was looked at."""
     chosen, values = combiner(name), one_by_one(scores, name, ASKED)
+    answers: list[Answers] = []
     times = {
+        "full": latency(
+            lambda one: answers.append(full(one, lookup, K, chosen, pool)), values[:FULL]
+        ),
         "pruned": latency(lambda one: pruned(one, lookup, K, chosen, pool), values),
-        "full": latency(lambda one: full(one, lookup, K, chosen, pool), values[:FULL]),
     }
-    if not all(same(one, lookup, pool, name) for one in values[:FULL]):
-        raise SystemExit(f"{name}: expected the answers of full from pruned, found others")
+    for one, wanted in zip(values, answers, strict=False):
+        if not same(pruned(one, lookup, K, chosen, pool), wanted):
+            raise SystemExit(f"{name}: expected the answers of full from pruned, found others")
     nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
     looked, sure = [], 0
     for one in values:
@@ -64,11 +74,9 @@ def single(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found
     }
 
 
-def same(one: Scores, lookup: BucketLookup, pool: Pool, name: str) -> bool:
-    """Return whether a query gets the same classes and scores pruned and in full."""
-    ids, found = pruned(one, lookup, K, combiner(name), pool)
-    wanted_ids, wanted = full(one, lookup, K, combiner(name), pool)
-    return np.array_equal(ids, wanted_ids) and np.array_equal(found, wanted)
+def same(found: Answers, wanted: Answers) -> bool:
+    """Return whether classes and scores are the same to the last bit."""
+    return np.array_equal(found[0], wanted[0]) and np.array_equal(found[1], wanted[1])
 
 
 def computed(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
@@ -78,17 +86,39 @@ def computed(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Fou
     return latency(lambda one: pruned(one, lookup, K, chosen, pool), values)
 
 
-def bandwidth(lookup: BucketLookup, full_ms: float, pool: Pool) -> Found:
-    """Return the bytes a second of the lookup that one query reads in full, beside a copy."""
-    assert lookup.stored is not None
-    rate = lookup.stored.nbytes / (full_ms / 1000)
-    copied = copy_rate(pool)
-    return {
-        "lookup_bytes": lookup.stored.nbytes,
-        "gigabytes_a_second": round(rate / 1e9, 2),
-        "copy_gigabytes_a_second": round(copied / 1e9, 2),
-        "share": round(rate / copied, 3),
-    }
+def read_rate(pool: Pool) -> float:
+    """Return the bytes a second at which all threads read memory."""
+    numbers = np.ones(_READ, np.float32)
+    maxima: list[float] = []
+
+    def work(start: int, stop: int) -> None:
+        maxima.append(float(numbers[start:stop].max()))
+
+    return 4 * _READ / best(lambda: pool.run(work, spans(_READ, 1 << 22)))
+
+
+def checked(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
+    """Compare pruned, full and brute force on a few queries, with and without lists.
+
+    Brute force holds R numbers for each class, so only as many queries as `MOST_SCORES` allows.
+    """
+    chosen = combiner(name)
+    held = 12 * lookup.classes * len(scores)
+    if held > MOST_SCORES:
+        return {"queries": 0, "why": f"brute force would hold {held:,} bytes"}
+    rng = np.random.default_rng(0)
+    for one in one_by_one(scores, name, CHECKED):
+        first, _ = full(one, lookup, K, chosen, pool)
+        others = rng.integers(0, lookup.classes, 1000)
+        # The best classes are among those that must not be given.
+        out = np.concatenate([first[0, ::2], others])
+        for hidden in (None, ClassLists(np.array([0, len(out)]), out)):
+            wanted = brute_force(one, lookup.partitions, K, chosen, leave_out=hidden)
+            for search in (full, pruned):
+                found = search(one, lookup, K, chosen, pool, leave_out=hidden)
+                if not same(found, wanted):
+                    raise SystemExit(f"{name}: expected the answers of brute force, found others")
+    return {"queries": CHECKED, "equal": True}
 
 
 def batch(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
@@ -97,11 +127,12 @@ def batch(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
     values = chosen.transform(np.ascontiguousarray(scores[:, :BATCH]))
     ours = best(lambda: full(values, lookup, K, chosen, pool), times=3)
     found: Found = {"full_ms_a_query": round(1000 * ours / BATCH, 3)}
-    needed = 2 * 4 * BATCH * lookup.classes + 8 * lookup.classes * len(values)
+    # Its tables, its scores, and those of the world that it adds.
+    needed = lookup.classes * (8 * len(values) + 2 * 4 * BATCH)
     if needed > MOST_SCORES:
-        return {**found, "published_bytes": needed, "published": "not run: too much memory"}
+        return {**found, "published_bytes": needed}
     loop = GatherLoop(list(lookup.partitions))
-    theirs = best(lambda: loop.best(values, K), times=3)
+    theirs = best(lambda: loop.best(values, K), times=1)
     return {
         **found,
         "published_bytes": needed,

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import Job, lines, settings
-from benchmarks.datasets import CACHE
+from benchmarks.datasets import BenchmarkSet
 from benchmarks.generated import product_search
 from benchmarks.writing import QUICK, ROOT
-from orchestrator import Ensemble, train
+from examples.product_search import Catalogue, write
+from orchestrator import Ensemble, api
 
 RUNS = ROOT / ".bench" / "retrieval"
 WORLDS = 4 if QUICK else 32
 BUCKETS = 2_000 if QUICK else 20_000
 TRAIN_ROWS = 20_000 if QUICK else 500_000
-TEST_ROWS = 2_000
+TEST_ROWS = 2_000 if QUICK else 20_000
+WRITTEN_ROWS = 50_000 if QUICK else 1_000_000
+"""Clicks that are written to tell how fast that is."""
 JOB = Job(
     worlds=WORLDS,
     settings={
@@ -30,26 +36,50 @@ JOB = Job(
 )
 
 
-def ensemble(classes: int) -> Ensemble:
-    """Return an ensemble for a generated product search of so many products, trained if need be."""
-    name = f"products-{classes}-{TRAIN_ROWS}"
-    products = product_search(name, classes, train=TRAIN_ROWS, test=TEST_ROWS)
-    buckets = min(BUCKETS, classes // 4)
-    config = settings(products, JOB, "mach", worlds=WORLDS, buckets=buckets)
-    config = replace(config, run=str(RUNS / f"{name}-{WORLDS}"))
-    found = train(config, listener=lines(name)).ensemble
-    assert found is not None
-    return Ensemble.load(found)
+@dataclass(frozen=True)
+class Search:
+    """A generated product search and the run that learnt it."""
 
+    classes: int
+    """K, the products."""
 
-def queries(classes: int, count: int) -> list[str]:
-    """Return test queries of that search."""
-    folder = CACHE / f"products-{classes}-{TRAIN_ROWS}" / "test"
-    texts: list[str] = pq.read_table(folder, columns=["query"]).column(0)[:count].to_pylist()
-    return texts
+    @property
+    def name(self) -> str:
+        """Of its folders."""
+        return f"products-{self.classes}-{TRAIN_ROWS}"
+
+    @cached_property
+    def products(self) -> BenchmarkSet:
+        """Its clicks, written if need be."""
+        return product_search(self.name, self.classes, train=TRAIN_ROWS, test=TEST_ROWS)
+
+    @cached_property
+    def run(self) -> str:
+        """The run, trained if need be."""
+        buckets = min(BUCKETS, self.classes // 4)
+        config = settings(self.products, JOB, "mach", worlds=WORLDS, buckets=buckets)
+        config = replace(config, run=str(RUNS / f"{self.name}-{WORLDS}"))
+        return api.train(config, listener=lines(self.name)).run
+
+    def merged(self, *, weights: str = "fp32") -> str:
+        """Return the ensemble with weights of that precision and a stored lookup."""
+        return api.merge(self.run, weights=weights, lookup="stored")
+
+    def queries(self, count: int) -> list[str]:
+        """Return test queries."""
+        column = pq.read_table(self.products.test, columns=["query"]).column(0)
+        texts: list[str] = column[:count].to_pylist()
+        return texts
 
 
 def probabilities(opened: Ensemble, asked: list[str]) -> NDArray[np.float32]:
     """Return (R, n, B) bucket probabilities."""
-    parts = [part for _, _, part in opened.probabilities(opened.table(asked))]
+    parts = [np.stack(part) for _, _, part in opened.probabilities(opened.table(asked))]
     return np.concatenate(parts, axis=1)
+
+
+def writing_rate(classes: int, folder: Path) -> float:
+    """Return the clicks a second that are generated and written."""
+    began = time.perf_counter()
+    write(folder, Catalogue(classes), train=WRITTEN_ROWS, test=0)
+    return WRITTEN_ROWS / (time.perf_counter() - began)

@@ -13,6 +13,8 @@ MODES = ("full", "pruned", "candidates")
 """How the best classes are found; those of `Ensemble.predict`, without what that imports."""
 WEIGHTS = ("fp32", "bf16", "int8")
 """What an ensemble stores its weights in; `workers.precision.PRECISIONS`, likewise."""
+LOOKUPS = ("computed", "stored")
+"""Where an ensemble has classes' buckets from; `orchestrator.ensemble.artefact.LOOKUPS`."""
 RUN = "a run: the folder or URI that `manyworlds train` was given as run="
 """What most verbs expect."""
 
@@ -88,6 +90,7 @@ class Arguments:
     no_wait: bool = False
     min_worlds: int | None = None
     weights: str | None = None
+    lookup: str | None = None
     k: tuple[int, ...] | None = None
     mode: str = "full"
     json: bool = False
@@ -184,6 +187,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made["merge"].add_argument(
         "--weights", choices=WEIGHTS, help="what to store them in; default: as the run says"
+    )
+    made["merge"].add_argument(
+        "--lookup", choices=LOOKUPS, help="whether to store classes' buckets; likewise"
     )
     _words(made["evaluate"], "RUN|ENSEMBLE data=PATH", "what to measure, and labelled Parquet rows")
     made["evaluate"].add_argument("--k", type=_ranks, metavar="N,...", help="default: 1,5,10,100")

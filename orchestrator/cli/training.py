@@ -69,7 +69,12 @@ def grow(arguments: Arguments) -> int:
 def merge(arguments: Arguments) -> int:
     """Merge the worlds of a run that are done."""
     run = arguments.only(RUN)
-    ensemble = api.merge(run, min_worlds=arguments.min_worlds, weights=arguments.weights)
+    ensemble = api.merge(
+        run,
+        min_worlds=arguments.min_worlds,
+        weights=arguments.weights,
+        lookup=arguments.lookup,
+    )
     show([f"merged into {ensemble}", ""])
     show(following(reports.questions(run, api.status(run).config.data)))
     return OK

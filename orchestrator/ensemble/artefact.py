@@ -3,6 +3,7 @@
     ensembles/<digest>/
       manifest.json            what it is: schema, classes, config, worlds, combiner
       world-000.safetensors …  each world's weights
+      lookup.npy               every class's buckets; where they are stored
       classes.parquet          id, name; where classes have names
       README.md                for whoever finds the folder
       COMMIT                   every file's size and sha256
@@ -24,6 +25,7 @@ from orchestrator import schema
 from orchestrator.ensemble.combiners import COMBINERS
 from workers.config import RuntimeConfig, WorldConfig
 from workers.errors import StorageError
+from workers.partition import Partition, partition_for
 from workers.precision import PRECISIONS
 from workers.storage import Manifest as Commit
 from workers.storage import RunPaths, Storage, from_json
@@ -31,6 +33,8 @@ from workers.storage.formats import LARGEST_JSON
 
 SCHEMA = 1
 MANIFEST, CLASSES, README = "manifest.json", "classes.parquet", "README.md"
+LOOKUP = "lookup.npy"
+LOOKUPS = ("computed", "stored")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _LINE = 1000
 """Bytes; more cannot be a name."""
@@ -75,6 +79,8 @@ class Manifest:
     has_names: bool
     weights: str = "fp32"
     """The precision that they are stored in: one of `workers.precision.PRECISIONS`."""
+    lookup: str = "computed"
+    """Where a class's buckets come from: `computed` from the partitions, or `stored` beside."""
 
     def __post_init__(self) -> None:
         worlds = [member.world for member in self.members]
@@ -84,6 +90,8 @@ class Manifest:
             raise ValueError(f"combiner {self.combiner!r}")
         if self.weights not in PRECISIONS:
             raise ValueError(f"weights {self.weights!r}")
+        if self.lookup not in LOOKUPS:
+            raise ValueError(f"lookup {self.lookup!r}")
         if type(self.worlds_of_run) is not int or type(self.has_names) is not bool:
             raise ValueError(f"of {self.worlds_of_run!r} worlds, names {self.has_names!r}")
         # How fast the worlds were trained, and on what, is nothing that an ensemble is.
@@ -92,7 +100,16 @@ class Manifest:
     @property
     def files(self) -> list[str]:
         """The names of the files that make up the ensemble, the manifest apart."""
-        return [member.file for member in self.members] + ([CLASSES] if self.has_names else [])
+        others = {LOOKUP: self.lookup == "stored", CLASSES: self.has_names}
+        return [member.file for member in self.members] + [name for name in others if others[name]]
+
+    def partitions(self) -> list[Partition]:
+        """Return the partitions of the worlds, in their order."""
+        config = self.config
+        return [
+            partition_for(config.partition, config.data.classes, config.seed, member.world)
+            for member in self.members
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -102,8 +119,9 @@ class Manifest:
             "combiner": self.combiner,
             "worlds_of_run": self.worlds_of_run,
             "has_names": self.has_names,
-            # Only if they were narrowed: an ensemble of the weights as they are keeps its digest.
+            # What is as it always was is not said, so that such an ensemble keeps its digest.
             **({} if self.weights == "fp32" else {"weights": self.weights}),
+            **({} if self.lookup == "computed" else {"lookup": self.lookup}),
             "members": [asdict(member) for member in self.members],
             "config": self.config.to_dict(),
         }
@@ -123,6 +141,7 @@ class Manifest:
                 members=tuple(Member(**member) for member in values["members"]),
                 has_names=values["has_names"],
                 weights=values.get("weights", "fp32"),
+                lookup=values.get("lookup", "computed"),
             )
             if manifest.to_dict() != {**values, "config": manifest.config.to_dict()}:
                 raise ValueError(f"classes, buckets or keys that do not fit: {[*values]}")

@@ -20,6 +20,7 @@ Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 Buckets = NDArray[np.int32]
 Bins = NDArray[np.int16]
+Flags = NDArray[np.uint8]
 Rows = NDArray[np.integer[Any]]
 
 BINS = 512
@@ -29,7 +30,9 @@ _AHEAD = 8
 
 
 @exact_kernel
-def rank_buckets(scores: Floats, bins: Bins, order: Buckets, starts: Counts, low: Exact) -> None:
+def rank_buckets(
+    scores: Floats, bins: Bins, order: Buckets, starts: Counts, low: Exact
+) -> np.float32:
     """Sort one world's buckets into bins of equal width, best first.
 
     Args:
@@ -39,6 +42,9 @@ def rank_buckets(scores: Floats, bins: Bins, order: Buckets, starts: Counts, low
         starts: (BINS + 1,) where each bin begins in `order`; written.
         low: (BINS + 1,) the least deficit of all buckets that are in this bin or a later one,
             infinite where there is none; written.
+
+    Returns:
+        The best score.
     """
     top, bottom = scores[0], scores[0]
     for score in scores:
@@ -61,6 +67,8 @@ def rank_buckets(scores: Floats, bins: Bins, order: Buckets, starts: Counts, low
     for bucket in range(len(scores)):
         order[filled[bins[bucket]]] = bucket
         filled[bins[bucket]] += 1
+    best: np.float32 = top
+    return best
 
 
 @exact_kernel
@@ -112,25 +120,25 @@ def _steepest(starts: Counts, low: Exact, first: int) -> tuple[int, float]:
 
 
 @exact_kernel
-def sift_sums(
+def sift(
     classes: Ids,
     partial: Exact,
     buckets: Buckets,
-    scores: Floats,
+    values: Floats,
     bins: Bins,
     covered: int,
     least: float,
 ) -> int:
-    """Add one world's scores, and keep the classes that may still reach the bar.
+    """Add one world's values, and keep the classes whose sum is not below what is needed.
 
     Args:
         classes: (n,) ids; those that stay are moved to the front.
-        partial: (n,) sums of scores so far, likewise.
+        partial: (n,) sums of values so far, likewise.
         buckets: (n,) of this world.
-        scores: (B,) of this world.
+        values: (B,) of this world.
         bins: (B,) of this world.
         covered: bins of this world whose classes were looked at before.
-        least: the sum that is needed now, if all other worlds give their best.
+        least: the sum that is needed now.
 
     Returns:
         How many stay.
@@ -138,7 +146,7 @@ def sift_sums(
     kept = 0
     for i in range(len(classes)):
         bucket = buckets[i]
-        total = partial[i] + np.float64(scores[bucket])
+        total = partial[i] + np.float64(values[bucket])
         classes[kept], partial[kept] = classes[i], total
         kept += int(total >= least) & int(bins[bucket] >= covered)
     return kept
@@ -148,26 +156,24 @@ def sift_sums(
 def sift_rows(
     classes: Ids,
     partial: Exact,
-    world: int,
     rows: Rows,
-    scores: Floats,
+    values: Floats,
     bins: Bins,
     cover: Counts,
     order: Ids,
     least: Exact,
 ) -> int:
-    """Do what `sift_sums` does for one world after the other, class by class.
+    """Do what `sift` does for one world after the other, class by class.
 
     Args:
-        classes: (n,) ids of classes of one world's buckets; those that stay move to the front.
-        partial: (n,) their scores in that world.
-        world: the number of that world.
+        classes: (n,) ids; those that stay are moved to the front.
+        partial: (n,) sums of values so far.
         rows: (K, R) every class's bucket in each world.
-        scores: (R, B).
+        values: (R, B).
         bins: (R, B).
         cover: (R,) bins of each world whose classes were looked at before.
-        order: (R,) worlds in the order in which they are asked.
-        least: (R,) the sum that is needed once the world in that place is asked.
+        order: the worlds to ask, one after the other.
+        least: the sum that is needed after each of them.
 
     Returns:
         How many stay.
@@ -180,12 +186,11 @@ def sift_rows(
         total, stays = partial[i], True
         for place in range(len(order)):
             other = order[place]
-            if other != world:
-                bucket = mine[other]
-                total += np.float64(scores[other, bucket])
-                if total < least[place] or bins[other, bucket] < cover[other]:
-                    stays = False
-                    break
+            bucket = mine[other]
+            total += np.float64(values[other, bucket])
+            if total < least[place] or bins[other, bucket] < cover[other]:
+                stays = False
+                break
         if stays:
             classes[kept] = classes[i]
             kept += 1
@@ -193,35 +198,30 @@ def sift_rows(
 
 
 @exact_kernel
-def sift_counts(
-    classes: Ids,
-    counts: Counts,
-    buckets: Buckets,
-    scores: Floats,
-    bins: Bins,
-    covered: int,
-    bar: float,
-    least: int,
-) -> int:
-    """Count the worlds in which a class reaches the bar, and keep those that may in enough.
+def count_rows(classes: Ids, world: int, rows: Rows, flags: Flags, counts: Counts) -> int:
+    """Count the worlds that name a class, of those classes that no earlier world names.
 
     Args:
-        classes: (n,) ids; those that stay are moved to the front.
-        counts: (n,) worlds so far, likewise.
-        buckets: (n,) of this world.
-        scores: (B,) of this world.
-        bins: (B,) of this world.
-        covered: bins of this world whose classes were looked at before.
-        bar: the score.
-        least: worlds that are needed now, if all others reach it.
+        classes: (n,) ids of classes that `world` names; those that stay are moved to the front.
+        world: the place of that world.
+        rows: (K, R) every class's bucket in each world.
+        flags: (R, B) 1 for the buckets whose classes a world names, else 0.
+        counts: (n,) how many worlds name each; written.
 
     Returns:
         How many stay.
     """
     kept = 0
+    last = len(classes) - 1
     for i in range(len(classes)):
-        bucket = buckets[i]
-        count = counts[i] + np.int64(np.float64(scores[bucket]) >= bar)
-        classes[kept], counts[kept] = classes[i], count
-        kept += int(count >= least) & int(bins[bucket] >= covered)
+        prefetch_line(rows, classes[min(i + _AHEAD, last)], 0)
+        mine = rows[classes[i]]
+        earlier, count = 0, 0
+        for other in range(world):
+            earlier += flags[other, mine[other]]
+        if earlier == 0:
+            for other in range(world, len(flags)):
+                count += flags[other, mine[other]]
+            classes[kept], counts[kept] = classes[i], count
+            kept += 1
     return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,25 +16,35 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator.ensemble.artefact import CLASSES, Artefact, Member, open_artefact
+from orchestrator.ensemble import on_device
+from orchestrator.ensemble.artefact import CLASSES, LOOKUP, Artefact, Member, open_artefact
 from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import Combiner, combiner
+from orchestrator.ensemble.lookup import BucketLookup, open_lookup
 from orchestrator.ensemble.names import ClassNames, class_names
 from orchestrator.ensemble.pruned import pruned
-from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, check_lists, full
+from orchestrator.ensemble.retrieval import ClassLists, check_lists, full
 from workers.classifier import BucketPredictor, choose_device
 from workers.errors import ConfigError, DataError, StorageError
 from workers.features import Featurizer
-from workers.partition import partition_for
 from workers.precision import precision_of
 from workers.shards import check_rows
 from workers.threads import Pool
 
 QUERIES = 256
-"""Queries whose bucket scores are held at a time: R * B floats each."""
+"""Queries whose bucket scores are held at a time, R * B floats each,"""
+SCORES_BYTES = 1 << 30
+"""or fewer, if they would take more bytes than that."""
 
 
-MODES = {"full": full, "pruned": pruned, "candidates": candidates}
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Class ids and scores."""
+
+MODES: dict[str, Callable[..., Found]] = {
+    "full": full,
+    "pruned": pruned,
+    "candidates": candidates,
+}
 """How the best classes are found."""
 
 
@@ -113,13 +123,17 @@ class Ensemble:
     @cached_property
     def lookup(self) -> BucketLookup:
         """Where each class is among the worlds' buckets."""
-        return BucketLookup(
-            [
-                partition_for(self.config.partition, self.classes, self.config.seed, member.world)
-                for member in self.manifest.members
-            ],
-            self.pool,
-        )
+        partitions = self.manifest.partitions()
+        stored = None
+        if self.manifest.lookup == "stored":
+            path = self.artefact.storage.local(f"{self.artefact.folder}/{LOOKUP}")
+            stored = open_lookup(path, partitions, self.pool)
+        return BucketLookup(partitions, self.pool, stored=stored)
+
+    @cached_property
+    def _device_lookup(self) -> on_device.DeviceLookup:
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return on_device.DeviceLookup(self.lookup, self._device, most_bytes=free // 4)
 
     def combiner(self, name: str | None = None) -> Combiner:
         """Return the combiner of that name; None: the ensemble's own."""
@@ -161,12 +175,11 @@ class Ensemble:
         for lists in (leave_out, keep_to):
             check_lists(lists, table.num_rows, self.classes)
         parts = [
-            MODES[mode](
-                chosen.transform(probabilities),
-                self.lookup,
+            self.best(
+                probabilities,
                 k,
                 chosen,
-                self.pool,
+                mode=mode,
                 leave_out=leave_out and leave_out.of(start, stop),
                 keep_to=keep_to and keep_to.of(start, stop),
             )
@@ -176,23 +189,59 @@ class Ensemble:
         scores = np.concatenate([np.empty((0, k), np.float32), *(part[1] for part in parts)])
         return Prediction(ids, scores, self.names.of(ids) if self.names else None)
 
+    def best(
+        self,
+        probabilities: Sequence[Tensor],
+        k: int,
+        combiner: Combiner,
+        *,
+        mode: str = "full",
+        leave_out: ClassLists | None = None,
+        keep_to: ClassLists | None = None,
+    ) -> Found:
+        """Return the k best classes (n, k) of n queries and their scores; see `Prediction`.
+
+        Args:
+            probabilities: the (n, B) bucket probabilities of the first worlds, as
+                `probabilities` yields them.
+            k: classes a query.
+            combiner: from `combiner`.
+            mode: as for `predict`.
+            leave_out: classes that a query must not get.
+            keep_to: classes that a query may get only.
+        """
+        if self._device == "cpu":
+            scores = combiner.transform(np.stack([part.numpy() for part in probabilities]))
+            return MODES[mode](
+                scores, self.lookup, k, combiner, self.pool, leave_out=leave_out, keep_to=keep_to
+            )
+        return on_device.MODES[mode](
+            on_device.transformed(probabilities, combiner),
+            self._device_lookup,
+            k,
+            combiner,
+            leave_out=leave_out,
+            keep_to=keep_to,
+        )
+
     def probabilities(
         self, table: pa.Table, worlds: int | None = None
-    ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-        """Yield (start, stop, bucket probabilities (R, stop - start, B)) over a table's rows."""
+    ) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """Yield (start, stop, each world's bucket probabilities (n, B)) over a table's rows."""
         self.check_worlds(worlds)
-        for start in range(0, table.num_rows, QUERIES):
-            rows = table.slice(start, QUERIES)
-            stop = start + rows.num_rows
+        asked = self._classifiers[:worlds]
+        # All worlds' scores of these queries are held at a time, and copied once.
+        one = 4 * self.config.partition.buckets * len(asked)
+        size = max(1, min(QUERIES, SCORES_BYTES // one))
+        for start in range(0, table.num_rows, size):
+            rows = table.slice(start, size)
             yield (
                 start,
-                stop,
-                np.stack(
-                    [
-                        classifier.probabilities(featurizer.batch(rows, labels=False))
-                        for featurizer, classifier in self._classifiers[:worlds]
-                    ]
-                ),
+                start + rows.num_rows,
+                [
+                    predictor.probabilities(featurizer.batch(rows, labels=False))
+                    for featurizer, predictor in asked
+                ],
             )
 
     def table(self, queries: Sequence[str] | pa.Table) -> pa.Table:

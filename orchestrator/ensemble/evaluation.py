@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.ensemble import QUERIES, Ensemble
 from orchestrator.ensemble.metrics import RankingMetrics, distinct
-from orchestrator.ensemble.retrieval import ClassLists, full
+from orchestrator.ensemble.retrieval import ClassLists
 from workers.config import DataConfig
 from workers.errors import DataError
 from workers.features import label_lists
@@ -156,17 +156,12 @@ def _measure(
     config = ensemble.config.data
     offsets, labels = label_lists(table.column(config.labels))
     without = _lists(table, leave_out) if leave_out else None
-    ((_, _, probabilities),) = ensemble.probabilities(table)
-    for name in dict.fromkeys(name for name, _ in meters):
-        combiner = ensemble.combiner(name)
-        scores = combiner.transform(probabilities)
-        for (_, count), meter in ((key, m) for key, m in meters.items() if key[0] == name):
-            ids, _ = full(
-                np.ascontiguousarray(scores[:count]),
-                ensemble.lookup,
-                k,
-                combiner,
-                ensemble.pool,
-                leave_out=without,
+    for start, stop, probabilities in ensemble.probabilities(table):
+        hidden = None if without is None else without.of(start, stop)
+        some = offsets[start : stop + 1] - offsets[start]
+        wanted = labels[offsets[start] : offsets[stop]]
+        for (name, count), meter in meters.items():
+            ids, _ = ensemble.best(
+                probabilities[:count], k, ensemble.combiner(name), leave_out=hidden
             )
-            meter.update(ids, offsets, labels)
+            meter.update(ids, some, wanted)

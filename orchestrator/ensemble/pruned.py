@@ -31,7 +31,6 @@ the bar stays, as its number may be the lower one.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +40,11 @@ from orchestrator.ensemble.cover import (
     BINS,
     cheapest_cover,
     rank_buckets,
-    sift_counts,
+    sift,
     sift_rows,
-    sift_sums,
 )
+from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
-    BucketLookup,
     ClassLists,
     Floats,
     Ids,
@@ -131,20 +129,6 @@ def chosen(lists: ClassLists, queries: Ids) -> ClassLists:
     return ClassLists(offsets, np.concatenate(parts))
 
 
-@dataclass(frozen=True, slots=True)
-class _World:
-    """One world's buckets, ranked."""
-
-    scores: Floats
-    """(B,) float32."""
-    bins: NDArray[np.int16]
-    """(B,) the bin of each."""
-    order: NDArray[np.int32]
-    """(B,) buckets by bin."""
-    top: float
-    mean_deficit: float
-
-
 class Search:
     """The search for the best classes of one query.
 
@@ -180,34 +164,45 @@ class Search:
         self._lock = threading.Lock()
         self._bar = -np.inf
         self._stored = lookup.stored
+        worlds = len(scores)
         self._scores = np.ascontiguousarray(scores)
         self._bins = np.empty(scores.shape, np.int16)
-        self._starts = np.empty((len(scores), BINS + 1), np.int64)
-        self._low = np.empty((len(scores), BINS + 1), np.float64)
-        self._worlds = [self._ranked(world) for world in range(len(scores))]
-        tops = np.array([world.top for world in self._worlds])
-        self._best = float(tops.sum())
-        largest = sum(float(np.abs(values).max()) for values in scores)
+        """The bin of every bucket."""
+        self._ranked = np.empty(scores.shape, np.int32)
+        """Each world's buckets by bin."""
+        self._starts = np.empty((worlds, BINS + 1), np.int64)
+        self._low = np.empty((worlds, BINS + 1), np.float64)
+        self._tops = np.empty(worlds, np.float64)
+        for world in range(worlds):
+            self._tops[world] = rank_buckets(
+                self._scores[world],
+                self._bins[world],
+                self._ranked[world],
+                self._starts[world],
+                self._low[world],
+            )
+        largest = np.maximum(self._tops, -self._scores.min(axis=1))
         # A sum of R float32 numbers is off by less than R halves of a last place of that.
-        self._slack = len(scores) * 2.0**-23 * largest
-        self._order = np.argsort([-world.mean_deficit for world in self._worlds], kind="stable")
+        self._slack = worlds * 2.0**-23 * float(largest.sum())
+        deficits = self._tops - self._scores.mean(axis=1, dtype=np.float64)
+        self._order = np.argsort(-deficits, kind="stable")
         self._most = int(LOOKED_AT * lookup.buckets)
-
-    def _ranked(self, world: int) -> _World:
-        values, bins = self._scores[world], self._bins[world]
-        order = np.empty(len(values), np.int32)
-        rank_buckets(values, bins, order, self._starts[world], self._low[world])
-        top = float(values.max())
-        return _World(values, bins, order, top, top - float(values.mean(dtype=np.float64)))
+        self._sums = combiner.reduction == "sum"
+        self._values = self._scores if self._sums else np.ones_like(self._scores)
+        self._highest = self._tops if self._sums else np.ones(worlds)
+        # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
+        self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
 
     def search(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
-        cover = np.zeros(len(self._worlds), np.int64)
+        cover = np.zeros(len(self._scores), np.int64)
         while True:
             wider = cover.copy()
             sure = self._widen(wider, max(1, GROWTH * self.looked_at))
             if not sure and (wider == cover).all():
                 return False
+            if not self._sums:
+                self._values = (self._scores >= self._bar).astype(np.float32)
             for world in np.flatnonzero(wider > cover):
                 self._look_at(int(world), int(cover[world]), int(wider[world]), cover)
                 cover[world] = wider[world]
@@ -221,14 +216,14 @@ class Search:
         if len(self.found) < self._k:
             cheapest_cover(self._starts, self._low, np.inf, most, cover)
             return False
-        if self._combiner.reduction == "sum":
-            needed = self._best - self._bar + self._slack
+        if self._sums:
+            needed = float(self._tops.sum()) - self._bar + self._slack
             return cheapest_cover(self._starts, self._low, needed, most, cover)
         worlds = np.arange(len(cover))
         # Bins whose buckets, and those of all later ones, stay below the bar.
         below = [
-            int(np.searchsorted(low, world.top - self._bar, side="right"))
-            for world, low in zip(self._worlds, self._low, strict=True)
+            int(np.searchsorted(low, top - self._bar, side="right"))
+            for top, low in zip(self._tops, self._low, strict=True)
         ]
         last = np.maximum(cover, below)
         extra = self._starts[worlds, last] - self._starts[worlds, cover]
@@ -243,7 +238,7 @@ class Search:
     def _look_at(self, world: int, first: int, last: int, cover: NDArray[np.int64]) -> None:
         """Sift the classes of a world's bins [first, last)."""
         starts = self._starts[world]
-        buckets = self._worlds[world].order[starts[first] : starts[last]]
+        buckets = self._ranked[world, starts[first] : starts[last]]
         self.looked_at += len(buckets)
         partition = self._partitions[world]
         size = max(1, CHUNK * partition.buckets // partition.classes)
@@ -257,82 +252,35 @@ class Search:
     def _sift(self, world: int, buckets: NDArray[np.int32], cover: NDArray[np.int64]) -> None:
         """Offer those classes of some buckets that can reach the bar."""
         classes, of = self._partitions[world].classes_in(buckets)
-        bar = self._bar
-        if bar > -np.inf:
-            if self._combiner.reduction == "sum":
-                classes = self._sift_sums(world, classes, of, cover, bar)
-            else:
-                classes = self._sift_counts(world, classes, of, cover, bar)
+        if self._bar > -np.inf:
+            classes = self._sifted(world, classes, of, cover)
         if len(classes):
             self._offer(classes)
 
-    def _sift_sums(
-        self,
-        world: int,
-        classes: Ids,
-        of: NDArray[np.int32],
-        cover: NDArray[np.int64],
-        bar: float,
+    def _sifted(
+        self, world: int, classes: Ids, of: NDArray[np.int32], cover: NDArray[np.int64]
     ) -> Ids:
-        partial = self._worlds[world].scores[of].astype(np.float64)
-        rest = self._best - self._worlds[world].top
-        if self._stored is not None:
-            tops = np.array([0 if one == world else self._worlds[one].top for one in self._order])
-            kept = sift_rows(
-                classes,
-                partial,
-                world,
-                self._stored,
-                self._scores,
-                self._bins,
-                cover,
-                self._order,
-                bar - self._slack - (rest - np.cumsum(tops)),
-            )
-            return classes[:kept]
-        for other in self._order:
-            if other != world and len(classes):
-                against = self._worlds[other]
-                rest -= against.top
-                kept = sift_sums(
-                    classes,
-                    partial,
-                    self._partitions[other].buckets_of(classes),
-                    against.scores,
-                    against.bins,
-                    cover[other],
-                    bar - self._slack - rest,
-                )
-                classes, partial = classes[:kept], partial[:kept]
-        return classes
+        """Return those of a world's classes that can reach the bar.
 
-    def _sift_counts(
-        self,
-        world: int,
-        classes: Ids,
-        of: NDArray[np.int32],
-        cover: NDArray[np.int64],
-        bar: float,
-    ) -> Ids:
-        worlds = len(self._worlds)
-        least = worlds if self._combiner.reduction == "min" else worlds - worlds // 2
-        counts = (self._worlds[world].scores[of] >= bar).astype(np.int64)
-        left = worlds - 1
-        for other in self._order:
-            if other != world and len(classes):
-                against = self._worlds[other]
-                left -= 1
-                kept = sift_counts(
-                    classes,
-                    counts,
-                    self._partitions[other].buckets_of(classes),
-                    against.scores,
-                    against.bins,
-                    cover[other],
-                    bar,
-                    least - left,
-                )
-                classes, counts = classes[:kept], counts[:kept]
+        A sum can if the worlds that are still to be asked lift it there with their best scores;
+        a minimum or median if enough worlds can still reach the bar. Counting those is adding
+        up too: of ones and zeros.
+        """
+        least = self._bar - self._slack if self._sums else float(self._fewest)
+        partial = self._values[world, of].astype(np.float64)
+        others = self._order[self._order != world]
+        # What the worlds give at best that are asked after each of the others.
+        highest = self._highest[others]
+        needed = least - (highest.sum() - highest.cumsum())
+        if self._stored is not None:
+            rows = self._stored, self._values, self._bins
+            return classes[: sift_rows(classes, partial, *rows, cover, others, needed)]
+        for other, wanted in zip(others, needed, strict=True):
+            if len(classes):
+                buckets = self._partitions[other].buckets_of(classes)
+                against = self._values[other], self._bins[other], cover[other]
+                kept = sift(classes, partial, buckets, *against, wanted)
+                classes, partial = classes[:kept], partial[:kept]
         return classes
 
     def _offer(self, classes: Ids) -> None:

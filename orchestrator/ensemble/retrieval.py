@@ -8,20 +8,21 @@ numbers, so the answer does not depend on threads, blocks or batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from orchestrator.ensemble.combiners import Combiner, Reduction
-from orchestrator.ensemble.scan import MEDIAN, MIN, SUM, scan, scan_sums, turn
+from orchestrator.ensemble.lookup import BucketLookup
+from orchestrator.ensemble.scan import GROUP, MEDIAN, MIN, SUM, scan, scan_sums, turn
 from workers.errors import DataError
 from workers.partition import Partition
 from workers.threads import Pool, spans
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Rows = NDArray[np.integer[Any]]
 
 QUERIES = 256
 """Queries that are answered together; their bucket scores are copied once, R * B * 1 kB."""
@@ -30,9 +31,6 @@ TILE = 32
 BLOCK = 1 << 16
 """Classes whose bucket numbers are taken at a time: many times B, so that a tile of scores that
 was brought into the cache is used often before the next one replaces it."""
-
-LOOKUP_BYTES = 256 << 20
-"""That the buckets of all classes in all worlds may take, unless told otherwise."""
 
 _MODES: dict[Reduction, int] = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
@@ -49,59 +47,6 @@ class ClassLists(NamedTuple):
         """Return the lists of the queries [start, stop)."""
         first, last = self.offsets[start], self.offsets[stop]
         return ClassLists(self.offsets[start : stop + 1] - first, self.classes[first:last])
-
-
-class BucketLookup:
-    """The buckets of any classes in R worlds.
-
-    Stores all K * R of them if they fit into `most_bytes`, and computes them whenever asked if
-    they do not. They are uint16 where B is at most 65,536, else int32.
-
-    Args:
-        partitions: of the R worlds, all with the same K and B.
-        pool: threads that compute what is stored.
-        most_bytes: that what is stored may take.
-    """
-
-    def __init__(
-        self, partitions: Sequence[Partition], pool: Pool, *, most_bytes: int = LOOKUP_BYTES
-    ) -> None:
-        self.partitions = tuple(partitions)
-        self.classes = partitions[0].classes
-        self.buckets = partitions[0].buckets
-        self._kind: type[np.uint16 | np.int32] = np.uint16 if self.buckets <= 1 << 16 else np.int32
-        self.stored: Rows | None = None
-        """(K, R), or None."""
-        if self.classes * len(self.partitions) * np.dtype(self._kind).itemsize <= most_bytes:
-            self.stored = np.empty((self.classes, len(self.partitions)), self._kind)
-            pool.run(self._fill, spans(self.classes, 1 << 16))
-
-    @property
-    def invertible(self) -> bool:
-        """Whether the classes of a bucket are found without a look at all of them."""
-        return all(partition.invertible for partition in self.partitions)
-
-    def _fill(self, start: int, stop: int) -> None:
-        assert self.stored is not None
-        self._compute(np.arange(start, stop), self.stored[start:stop])
-
-    def _compute(self, classes: Ids, out: Rows) -> None:
-        for world in range(out.shape[1]):
-            out[:, world] = self.partitions[world].buckets_of(classes)
-
-    def rows(self, classes: Ids, worlds: int) -> Rows:
-        """Return the bucket of each class in each of the first `worlds` worlds, (n, worlds)."""
-        if self.stored is not None:
-            return np.ascontiguousarray(self.stored[classes, :worlds])
-        out: Rows = np.empty((len(classes), worlds), self._kind)
-        self._compute(classes, out)
-        return out
-
-    def rows_between(self, start: int, stop: int, worlds: int) -> Rows:
-        """Return the rows of the classes [start, stop)."""
-        if self.stored is not None:
-            return np.ascontiguousarray(self.stored[start:stop, :worlds])
-        return self.rows(np.arange(start, stop), worlds)
 
 
 def full(
@@ -150,7 +95,7 @@ def full(
 
 
 def prepared(
-    scores: Floats, lookup: BucketLookup, k: int, leave_out: ClassLists | None
+    scores: Floats | Tensor, lookup: BucketLookup, k: int, leave_out: ClassLists | None
 ) -> tuple[ClassLists, Ids, Floats]:
     """Check what a search is given; return what is hidden, ascending, and room for the answers.
 
@@ -206,13 +151,14 @@ def _chance(partitions: Sequence[Partition]) -> float:
     return sum(p.collision_chance for p in partitions) / len(partitions)
 
 
-def _check(scores: Floats, lookup: BucketLookup, k: int) -> None:
+def _check(scores: Floats | Tensor, lookup: BucketLookup, k: int) -> None:
     most = len(lookup.partitions)
     fits = scores.ndim == 3 and 1 <= len(scores) <= most and scores.shape[2] == lookup.buckets
-    if not fits or scores.dtype != np.float32:
+    kind = str(scores.dtype).removeprefix("torch.")
+    if not fits or kind != "float32":
         raise DataError(
             f"scores: expected float32 of (1 to {most} worlds, queries, {lookup.buckets} buckets),"
-            f" found {scores.dtype} of {scores.shape}; give the bucket scores of the worlds whose"
+            f" found {kind} of {tuple(scores.shape)}; give the bucket scores of the worlds whose"
             " partitions the lookup has"
         )
     if k < 1:
@@ -275,6 +221,32 @@ class _Search:
         self.mode = _MODES[combiner.reduction]
         self.pool = pool
         self.block = block
+        self.rest = self._rest()
+
+    def _rest(self) -> Floats:
+        """Return the most that the worlds after each group may add, (groups, queries) float32.
+
+        Nothing, to a minimum. To a sum, their best scores; rounded sums of R float32 numbers
+        are off by less than R halves of a last place of the largest sum that there can be, and
+        the comparison rounds once more.
+        """
+        groups = -(-self.worlds // GROUP)
+        if self.mode != SUM:
+            return np.zeros((groups, self.queries), dtype=np.float32)
+        top = np.empty((self.worlds, self.queries), dtype=np.float64)
+        largest = np.empty((self.worlds, self.queries), dtype=np.float64)
+
+        def bound(world: int) -> None:
+            top[world] = self.scores[world].max(axis=1)
+            largest[world] = np.maximum(top[world], -self.scores[world].min(axis=1))
+
+        self.pool.run(bound, [(world,) for world in range(self.worlds)])
+        slack = (self.worlds + 2) * 2.0**-23 * largest.sum(axis=0)
+        # after[r] adds up the worlds from r on.
+        after = np.zeros((GROUP * groups + 1, self.queries), dtype=np.float64)
+        after[: self.worlds] = top[::-1].cumsum(axis=0)[::-1]
+        later: Floats = (after[GROUP::GROUP] + slack).astype(np.float32)
+        return later
 
     def all(self, hidden: ClassLists, kept: ClassLists | None) -> tuple[Ids, Floats]:
         """Return the best classes (queries, k) and their reduced scores, best first."""
@@ -295,12 +267,13 @@ class _Search:
             table = self.scores[:, query].reshape(-1, 1)
             classes = np.unique(kept.of(query, query + 1).classes).astype(np.int64)
             tile = slice(query, query + 1)
+            rest = np.ascontiguousarray(self.rest[:, tile])
             for start, stop in spans(len(classes), self.block):
                 some = classes[start:stop]
                 rows = self.lookup.rows(some, self.worlds)
                 best = ids[0, tile], found[0, tile]
                 mine = hidden.of(query, query + 1)
-                scan(self.mode, table, self.lookup.buckets, rows, some, *mine, *best)
+                scan(self.mode, table, self.lookup.buckets, rest, rows, some, *mine, *best)
 
         self.pool.run(search, [(query,) for query in range(self.queries)])
         return ids, found
@@ -308,6 +281,7 @@ class _Search:
     def _over_classes(self, hidden: ClassLists) -> tuple[Ids, Floats]:
         tiles = spans(self.queries, TILE)
         tables = self._tables(tiles)
+        rests = [np.ascontiguousarray(self.rest[:, slice(*tile)]) for tile in tiles]
         # Rows that must be computed are computed for all queries at once.
         groups = spans(len(tiles), 1 if self.lookup.stored is not None else len(tiles))
         # Few queries and many threads: the classes are shared out too.
@@ -321,15 +295,16 @@ class _Search:
                 classes = np.arange(start, min(start + self.block, high))
                 rows = self.lookup.rows_between(start, min(start + self.block, high), self.worlds)
                 if self.queries == 1 and self.mode == SUM:
-                    one = tables[0].reshape(-1)
                     best = ids[part, 0], found[part, 0]
-                    scan_sums(one, self.lookup.buckets, rows, start, hidden.classes, *best)
+                    table = tables[0].reshape(-1), self.lookup.buckets, self.rest.reshape(-1)
+                    scan_sums(*table, rows, start, hidden.classes, *best)
                     continue
                 for tile in range(first, last):
                     queries = slice(*tiles[tile])
                     mine = hidden.of(*tiles[tile])
                     best = ids[part, queries], found[part, queries]
-                    scan(self.mode, tables[tile], self.lookup.buckets, rows, classes, *mine, *best)
+                    table = tables[tile], self.lookup.buckets, rests[tile]
+                    scan(self.mode, *table, rows, classes, *mine, *best)
 
         self.pool.run(search, [(p, *group) for p in range(len(parts)) for group in groups])
         return ids, found

@@ -19,6 +19,8 @@ Ids = NDArray[np.int64]
 Rows = NDArray[np.integer[Any]]
 
 SUM, MIN, MEDIAN = 0, 1, 2
+GROUP = 4
+"""Worlds that are asked before a class is given up that the others cannot lift above the bar."""
 
 
 @exact_kernel
@@ -34,6 +36,7 @@ def scan(
     mode: int,
     table: Floats,
     buckets: int,
+    rest: Floats,
     rows: Rows,
     classes: Ids,
     hidden_offsets: Ids,
@@ -43,10 +46,13 @@ def scan(
 ) -> None:
     """Offer classes to the heaps that hold the k best of each query so far.
 
+    A class is given up as soon as the worlds that were asked leave it no hope for any query.
+
     Args:
         mode: `SUM`, `MIN` or `MEDIAN`.
         table: (R * B, queries) bucket scores.
         buckets: B.
+        rest: (groups of `GROUP` worlds, queries) the most that all later worlds may still add.
         rows: (classes, R), each class's bucket in each world.
         classes: ascending ids, all higher than any in the heaps.
         hidden_offsets: (queries + 1,) offsets into `hidden`.
@@ -60,11 +66,14 @@ def scan(
     bar = found[:, 0].copy()
     for c in range(len(classes)):
         if mode == SUM:
-            _sum(table, buckets, rows[c], score)
+            hope = _sum(table, buckets, rest, rows[c], bar, score)
         elif mode == MIN:
-            _min(table, buckets, rows[c], score)
+            hope = _min(table, buckets, rest, rows[c], bar, score)
         else:
+            hope = True
             _median(table, buckets, rows[c], values)
+        if not hope:
+            continue
         passed = np.int32(0)
         for query in range(width):
             passed |= np.int32(score[query] > bar[query])
@@ -81,7 +90,14 @@ def scan(
 
 @exact_kernel
 def scan_sums(
-    scores: Floats, buckets: int, rows: Rows, first: int, hidden: Ids, ids: Ids, found: Floats
+    scores: Floats,
+    buckets: int,
+    rest: Floats,
+    rows: Rows,
+    first: int,
+    hidden: Ids,
+    ids: Ids,
+    found: Floats,
 ) -> None:
     """Do what `scan` does with the mode `SUM`, for one query.
 
@@ -90,6 +106,7 @@ def scan_sums(
     Args:
         scores: (R * B,) bucket scores.
         buckets: B.
+        rest: (groups of `GROUP` worlds,) the most that all later worlds may still add.
         rows: (n, R) the bucket in each world of the classes `first`, `first` + 1, …
         first: higher than any class in the heap.
         hidden: ascending ids that must not be given.
@@ -101,15 +118,19 @@ def scan_sums(
     for c in range(0, whole, 4):
         a, b, d, e = rows[c], rows[c + 1], rows[c + 2], rows[c + 3]
         one, two, three, four = scores[a[0]], scores[b[0]], scores[d[0]], scores[e[0]]
-        base = 0
-        for world in range(1, worlds):
-            base += buckets
-            one += scores[base + a[world]]
-            two += scores[base + b[world]]
-            three += scores[base + d[world]]
-            four += scores[base + e[world]]
         bar = found[0]
-        if one > bar or two > bar or three > bar or four > bar:
+        base, hope = 0, True
+        for group in range(len(rest)):
+            for world in range(max(1, group * GROUP), min((group + 1) * GROUP, worlds)):
+                base += buckets
+                one += scores[base + a[world]]
+                two += scores[base + b[world]]
+                three += scores[base + d[world]]
+                four += scores[base + e[world]]
+            hope = max(max(one, two), max(three, four)) + rest[group] > bar
+            if not hope:
+                break
+        if hope:
             _offer(one, first + c, hidden, ids, found)
             _offer(two, first + c + 1, hidden, ids, found)
             _offer(three, first + c + 2, hidden, ids, found)
@@ -129,25 +150,43 @@ def _offer(score: np.float32, class_id: int, hidden: Ids, ids: Ids, found: Float
 
 
 @exact_kernel
-def _sum(table: Floats, buckets: int, rows: Rows, out: Floats) -> None:
+def _sum(table: Floats, buckets: int, rest: Floats, rows: Rows, bar: Floats, out: Floats) -> bool:
+    """Write the sums, and return whether one may pass its bar; if none, they are not whole."""
     first = table[rows[0]]
     for query in range(len(out)):
         out[query] = first[query]
-    for world in range(1, len(rows)):
-        values = table[world * buckets + rows[world]]
-        for query in range(len(out)):
-            out[query] += values[query]
+    for group in range(len(rest)):
+        for world in range(max(1, group * GROUP), min((group + 1) * GROUP, len(rows))):
+            values = table[world * buckets + rows[world]]
+            for query in range(len(out)):
+                out[query] += values[query]
+        if not _hope(out, rest[group], bar):
+            return False
+    return True
 
 
 @exact_kernel
-def _min(table: Floats, buckets: int, rows: Rows, out: Floats) -> None:
+def _min(table: Floats, buckets: int, rest: Floats, rows: Rows, bar: Floats, out: Floats) -> bool:
+    """Write the minima, and return whether one may pass its bar; if none, they are not whole."""
     first = table[rows[0]]
     for query in range(len(out)):
         out[query] = first[query]
-    for world in range(1, len(rows)):
-        values = table[world * buckets + rows[world]]
-        for query in range(len(out)):
-            out[query] = values[query] if values[query] < out[query] else out[query]
+    for group in range(len(rest)):
+        for world in range(max(1, group * GROUP), min((group + 1) * GROUP, len(rows))):
+            values = table[world * buckets + rows[world]]
+            for query in range(len(out)):
+                out[query] = values[query] if values[query] < out[query] else out[query]
+        if not _hope(out, rest[group], bar):
+            return False
+    return True
+
+
+@exact_kernel
+def _hope(score: Floats, rest: Floats, bar: Floats) -> bool:
+    passed = np.int32(0)
+    for query in range(len(score)):
+        passed |= np.int32(score[query] + rest[query] > bar[query])
+    return bool(passed != 0)
 
 
 @exact_kernel

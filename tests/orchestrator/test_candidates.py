@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator.ensemble.candidates import best_buckets, candidates
 from orchestrator.ensemble.combiners import COMBINERS, combiner
-from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, brute_force
+from orchestrator.ensemble.lookup import BucketLookup
+from orchestrator.ensemble.retrieval import ClassLists, brute_force
 from tests.orchestrator.test_pruned import partitions_of, probabilities, some_lists
 from workers.errors import DataError
 from workers.threads import Pool

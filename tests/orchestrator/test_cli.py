@@ -23,6 +23,7 @@ from orchestrator import api, display
 from orchestrator.cli import arguments, main
 from orchestrator.cli.arguments import parse, parser
 from orchestrator.config import load
+from orchestrator.ensemble.artefact import LOOKUPS
 from orchestrator.ensemble.ensemble import MODES
 from orchestrator.views import WorldView
 from tests.orchestrator.command import Ended, manyworlds
@@ -51,7 +52,7 @@ OPTIONS = {
     "stop": ["--no-wait"],
     "grow": ["--take-over"],
     "clean": ["--dry-run"],
-    "merge": ["--min-worlds", "--weights"],
+    "merge": ["--lookup", "--min-worlds", "--weights"],
     "evaluate": ["--k"],
     "predict": ["--json", "--k", "--mode"],
     "doctor": [],
@@ -106,6 +107,7 @@ def test_verbs_and_options_are_frozen() -> None:
 def test_choices_are_those_of_the_packages_that_make_them() -> None:
     assert tuple(MODES) == arguments.MODES
     assert arguments.WEIGHTS == PRECISIONS
+    assert arguments.LOOKUPS == LOOKUPS
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:

@@ -80,6 +80,7 @@ DEFAULTS = {
     "merge.min_worlds": None,
     "merge.combiner": "auto",
     "merge.weights": "fp32",
+    "merge.lookup": "computed",
 }
 """The public settings. A change here is a decision: it changes what users have written."""
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble import pruned as pruned_module
 from orchestrator.ensemble.combiners import COMBINERS, combiner
+from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
-from orchestrator.ensemble.retrieval import BucketLookup, ClassLists, brute_force
+from orchestrator.ensemble.retrieval import ClassLists, brute_force
 from workers.partition import HashPartition, Partition, PermutationPartition
 from workers.threads import Pool
 

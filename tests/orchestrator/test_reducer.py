@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from orchestrator import Ensemble, api
+from orchestrator.ensemble.ensemble import MODES
 from tests.orchestrator.builders import (
     copied,
     final,
@@ -164,7 +167,7 @@ def test_narrow_weights_answer_alike_from_fewer_bytes(
     assert size < share * before
     table = narrow.table([f"thing{i}" for i in range(50)])
     near, exact = (
-        np.concatenate([part for *_, part in one.probabilities(table)], axis=1)
+        np.concatenate([np.stack(part) for *_, part in one.probabilities(table)], axis=1)
         for one in (narrow, whole)
     )
     assert np.abs(near - exact).max() < 0.05
@@ -186,6 +189,47 @@ def test_weights_of_another_precision_are_refused(run: Path) -> None:
     recommit(uri, {"world-000.safetensors": weights})
     with pytest.raises(StorageError, match="expected weights in bf16, found float32"):
         Ensemble.load(str(uri))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stored_lookup_gives_the_same_answers(run: Path, mode: str) -> None:
+    queries = [f"thing{i}" for i in range(20)]
+    computed = Ensemble.load(api.merge(str(run)))
+    stored = Ensemble.load(api.merge(str(run), lookup="stored"), verify="full")
+    rows = np.load(Path(stored.artefact.uri, "lookup.npy"))
+    assert rows.dtype == np.uint16 and rows.shape == (computed.classes, 3)
+    for world, partition in enumerate(computed.lookup.partitions):
+        assert np.array_equal(rows[:, world], partition.buckets_of(np.arange(computed.classes)))
+    # All three of its columns, and two of them.
+    for worlds in (None, 2):
+        found = stored.predict(queries, 5, mode=mode, worlds=worlds)
+        wanted = computed.predict(queries, 5, mode=mode, worlds=worlds)
+        assert np.array_equal(found.ids, wanted.ids)
+        assert np.array_equal(found.scores, wanted.scores)
+    assert Ensemble.load(api.merge(str(run))).manifest.digest == computed.manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("lookup", "message"),
+    [
+        (np.zeros((7, 3), np.uint16), r"expected uint16 of \(\d+, 3\), found uint16 of \(7, 3\)"),
+        (None, r"expected buckets from 0 to \d+, found 0 to 60000"),
+        (b"nothing", "expected a .npy file, found"),
+    ],
+)
+def test_a_lookup_that_is_none_is_refused(
+    run: Path, lookup: NDArray[np.uint16] | bytes | None, message: str
+) -> None:
+    uri = Path(api.merge(str(run), lookup="stored"))
+    if not isinstance(lookup, bytes):
+        rows = np.load(uri / "lookup.npy") if lookup is None else lookup
+        rows[[0, -1], -1] = 0, 60_000
+        file = io.BytesIO()
+        np.save(file, rows)
+        lookup = file.getvalue()
+    recommit(uri, {"lookup.npy": lookup})
+    with pytest.raises(StorageError, match=message):
+        Ensemble.load(str(uri)).predict(["thing1"])
 
 
 def test_an_unknown_precision_is_refused(run: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import COMBINERS, combiner
-from orchestrator.ensemble.retrieval import QUERIES, BucketLookup, ClassLists, brute_force, full
+from orchestrator.ensemble.lookup import BucketLookup
+from orchestrator.ensemble.retrieval import QUERIES, ClassLists, brute_force, full
 from workers.errors import DataError
 from workers.partition import HashPartition, Partition, PermutationPartition
 from workers.threads import Pool

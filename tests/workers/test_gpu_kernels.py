@@ -106,7 +106,7 @@ def test_weights_that_were_changed_from_outside_are_taken_over() -> None:
     before = steps.probabilities(rows)
     parameters["layer.0.weight"].mul_(-1)
     steps.refresh()
-    assert np.abs(steps.probabilities(rows) - before).max() > 0.01
+    assert (steps.probabilities(rows) - before).abs().max() > 0.01
 
 
 def test_where_kernels_run_is_found_out_by_running_one() -> None:

@@ -100,7 +100,7 @@ def test_probabilities_equal_the_reference(rng: np.random.Generator, loss: str, 
         found = CpuSteps(weights, {}, loss=loss, relu=True, bf16=bf16, pool=pool).probabilities(
             rows
         )
-    assert found.dtype == np.float32
+    assert found.dtype == torch.float32
     assert found.shape == (300, 12)
     np.testing.assert_allclose(found, plain.probabilities(rows), rtol=2e-2 if bf16 else 1e-4)
 
@@ -120,7 +120,7 @@ def test_any_number_of_threads_gives_the_same_bits(
         with Pool(threads) as pool:
             steps = CpuSteps(mine, first_state(mine), loss=loss, relu=True, bf16=bf16, pool=pool)
             _, losses = trained(steps, mine, batches)
-            results.append((bits(mine), losses, steps.probabilities(batches[0]).tobytes()))
+            results.append((bits(mine), losses, steps.probabilities(batches[0]).numpy().tobytes()))
     assert results[0] == results[1] == results[2]
 
 

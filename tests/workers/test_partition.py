@@ -312,3 +312,13 @@ def test_to_dict_says_all_of_a_partition(kind: Kind) -> None:
     some = np.arange(1000)
     assert np.array_equal(again.buckets_of(some), partition.buckets_of(some))
     assert again.to_dict() == partition.to_dict()
+
+
+@pytest.mark.parametrize("kind", [PermutationPartition, HashPartition])
+def test_classes_on_a_device_are_those_of_the_buckets(kind: type[Partition]) -> None:
+    partition = kind(1003, 40, 5)
+    buckets = np.array([3, 39, 0], np.int32)
+    found = partition.classes_on_device(torch.from_numpy(buckets).long())
+    wanted, _ = partition.classes_in(buckets)
+    assert found.dtype == torch.int64
+    assert sorted(found.tolist()) == sorted(wanted.tolist())

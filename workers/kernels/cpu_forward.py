@@ -57,7 +57,7 @@ class CpuForward:
             weight = widened({name: weight, name + SCALE: parameters[name + SCALE]})[name]
         return weight.to(self._dtype)
 
-    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+    def probabilities(self, rows: Rows) -> Tensor:
         """See `Steps.probabilities`."""
         activations = [self._buffer("activation", i, rows) for i in range(self._layers + 1)]
         if self._scale is not None:
@@ -71,7 +71,7 @@ class CpuForward:
             self._squash(start, stop, bits(activations[-1]), bias, out)
 
         self._pool.run(work, spans(len(rows), ROWS))
-        return out
+        return torch.from_numpy(out)
 
     def _forward(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
         table, bias, first = self._table, self._biases[0], bits(activations[0])

@@ -59,14 +59,13 @@ class GpuSteps:
             return self._train(examples, step, input_rate, rate)
 
     @torch.no_grad()
-    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+    def probabilities(self, rows: Rows) -> Tensor:
         """See `Steps.probabilities`."""
         with _on(self._device):
             arrays = self._upload(rows.offsets, rows.ids, rows.values)
             logits = self._forward(len(rows), *arrays)[-1].float()
         logits += self._parameters[f"layer.{self._layers - 1}.bias"]
-        found = logits.softmax(1) if self._loss == "softmax" else logits.sigmoid()
-        return found.cpu().numpy()
+        return logits.softmax(1) if self._loss == "softmax" else logits.sigmoid()
 
     def _train(self, examples: Examples, step: int, input_rate: float, rate: float) -> float:
         arrays = self._upload(

@@ -91,8 +91,8 @@ class Steps(Protocol):
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """Make step number `step` (from 1), with these learning rates; return the loss."""
 
-    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
-        """Return the (n, B) float32 bucket probabilities of n rows."""
+    def probabilities(self, rows: Rows) -> Tensor:
+        """Return the (n, B) float32 bucket probabilities of n rows, on the parameters' device."""
 
     def refresh(self) -> None:
         """Take over parameters that were changed from outside."""

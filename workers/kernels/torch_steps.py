@@ -50,11 +50,10 @@ class TorchSteps:
         """See `Steps.refresh`; nothing is kept here."""
 
     @torch.no_grad()
-    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+    def probabilities(self, rows: Rows) -> Tensor:
         """See `Steps.probabilities`."""
         scores = self._logits(self._parameters, rows)
-        out = scores.softmax(1) if self._loss == "softmax" else scores.sigmoid()
-        return out.cpu().numpy()
+        return scores.softmax(1) if self._loss == "softmax" else scores.sigmoid()
 
     def _logits(self, parameters: Tensors, rows: Rows) -> Tensor:
         offsets, ids = self._tensor(rows.offsets), self._tensor(rows.ids).long()

@@ -1,0 +1,146 @@
+"""Where each class is: its bucket in every world, computed when asked for, or stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.errors import StorageError
+from workers.partition import Partition
+from workers.threads import Pool, spans
+
+Ids = NDArray[np.int64]
+Rows = NDArray[np.integer[Any]]
+
+LOOKUP_BYTES = 256 << 20
+"""That the buckets of all classes in all worlds may take in memory, unless they are on disk."""
+_BLOCK = 1 << 16
+"""Classes that a task computes the buckets of."""
+
+
+class BucketLookup:
+    """The buckets of any classes in R worlds.
+
+    Takes all K * R of them from `stored`; makes them itself if they fit into `most_bytes`; and
+    computes them whenever asked if they do not.
+
+    Args:
+        partitions: of the R worlds, all with the same K and B.
+        pool: threads that compute what is kept.
+        most_bytes: that what is kept may take.
+        stored: as `lookup_file` wrote them and `open_lookup` gives them.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[Partition],
+        pool: Pool,
+        *,
+        most_bytes: int = LOOKUP_BYTES,
+        stored: Rows | None = None,
+    ) -> None:
+        self.partitions = tuple(partitions)
+        self.classes = partitions[0].classes
+        self.buckets = partitions[0].buckets
+        self._kind = bucket_type(self.buckets)
+        self.stored = stored
+        """(K, R), or None."""
+        if stored is None and lookup_bytes(partitions) <= most_bytes:
+            self.stored = np.empty((self.classes, len(self.partitions)), self._kind)
+            pool.run(self._fill, spans(self.classes, _BLOCK))
+
+    @property
+    def invertible(self) -> bool:
+        """Whether the classes of a bucket are found without a look at all of them."""
+        return all(partition.invertible for partition in self.partitions)
+
+    def _fill(self, start: int, stop: int) -> None:
+        assert self.stored is not None
+        _compute(self.partitions, np.arange(start, stop), self.stored[start:stop])
+
+    def rows(self, classes: Ids, worlds: int) -> Rows:
+        """Return the bucket of each class in each of the first `worlds` worlds, (n, worlds)."""
+        if self.stored is not None:
+            return np.ascontiguousarray(self.stored[classes, :worlds])
+        out: Rows = np.empty((len(classes), worlds), self._kind)
+        _compute(self.partitions[:worlds], classes, out)
+        return out
+
+    def rows_between(self, start: int, stop: int, worlds: int) -> Rows:
+        """Return the rows of the classes [start, stop)."""
+        if self.stored is not None:
+            return np.ascontiguousarray(self.stored[start:stop, :worlds])
+        return self.rows(np.arange(start, stop), worlds)
+
+
+def bucket_type(buckets: int) -> type[np.uint16 | np.int32]:
+    """Return the type that buckets are kept in: two bytes if B is at most 65,536, else four."""
+    return np.uint16 if buckets <= 1 << 16 else np.int32
+
+
+def lookup_bytes(partitions: Sequence[Partition]) -> int:
+    """Return the bytes of all K * R buckets."""
+    first = partitions[0]
+    return first.classes * len(partitions) * np.dtype(bucket_type(first.buckets)).itemsize
+
+
+def lookup_file(partitions: Sequence[Partition], pool: Pool) -> Callable[[Path], None]:
+    """Return what writes all K * R buckets as a `.npy` file of (K, R), a block at a time."""
+    shape = partitions[0].classes, len(partitions)
+    kind = bucket_type(partitions[0].buckets)
+
+    def write(path: Path) -> None:
+        with path.open("xb") as file:
+            header = {"descr": np.dtype(kind).newbyteorder("<").str, "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+            block = np.empty((pool.threads * _BLOCK, shape[1]), kind)
+            for start, stop in spans(shape[0], len(block)):
+
+                def fill(first: int, last: int, start: int = start) -> None:
+                    _compute(partitions, np.arange(start + first, start + last), block[first:last])
+
+                pool.run(fill, spans(stop - start, _BLOCK))
+                file.write(block[: stop - start].data)
+
+    return write
+
+
+def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows:
+    """Return what `lookup_file` wrote, by memory map.
+
+    Raises:
+        StorageError: if it is of another shape or type, or names buckets that there are not.
+    """
+    shape, buckets = (partitions[0].classes, len(partitions)), partitions[0].buckets
+    kind = np.dtype(bucket_type(buckets))
+    try:
+        # Copy on write, though nobody writes: kernels are compiled for arrays that may be.
+        found: Rows = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    except (ValueError, OSError) as error:
+        raise StorageError(f"{path}: expected a .npy file, found: {error}; merge again") from error
+    if found.shape != shape or found.dtype != kind or not found.flags.c_contiguous:
+        raise StorageError(
+            f"{path}: expected {kind} of {shape}, found {found.dtype} of {found.shape};"
+            " merge the run again"
+        )
+
+    def check(start: int, stop: int) -> None:
+        # Kernels take buckets without another look, and would read what is not theirs.
+        low, high = found[start:stop].min(), found[start:stop].max()
+        if low < 0 or high >= buckets:
+            raise StorageError(
+                f"{path}: expected buckets from 0 to {buckets - 1:,}, found {low} to {high};"
+                " merge the run again"
+            )
+
+    pool.run(check, spans(len(found), _BLOCK))
+    return found
+
+
+def _compute(partitions: Sequence[Partition], classes: Ids, out: Rows) -> None:
+    for world, partition in enumerate(partitions):
+        out[:, world] = partition.buckets_of(classes)
