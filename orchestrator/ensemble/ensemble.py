@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator.ensemble import on_device
+from orchestrator.ensemble import memory, on_device
 from orchestrator.ensemble.artefact import CLASSES, LOOKUP, Artefact, Member, open_artefact
 from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import Combiner, combiner
@@ -78,6 +78,7 @@ class Ensemble:
         self.config = artefact.manifest.config
         self.pool = Pool(threads)
         self._device = choose_device(device)
+        memory.check(self.manifest, self._device, artefact.uri, memory.available_bytes())
         self._classifiers = [self._open(member) for member in self.manifest.members]
         if artefact.verified:
             # Read now, not with the first answer.
@@ -88,7 +89,8 @@ class Ensemble:
         """Open the ensemble at `uri`, or the current one of the run there.
 
         Raises:
-            StorageError: if there is none, or it is cut short or altered.
+            StorageError: if there is none, or it is cut short or altered, or takes more memory
+                than there is.
             SchemaError: if another version wrote it.
         """
         return Ensemble(open_artefact(uri, verify=verify), threads=threads, device=device)
