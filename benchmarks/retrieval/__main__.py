@@ -56,6 +56,7 @@ def measured(classes: int) -> dict[str, Any]:
     ensemble = Ensemble.load(folder)
     lookup, pool = ensemble.lookup, ensemble.pool
     result |= {
+        "train_rows": search.rows,
         "worlds": ensemble.worlds,
         "buckets": lookup.buckets,
         "bytes": {

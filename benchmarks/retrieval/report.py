@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.retrieval.measures import COMBINERS, FULL, K
-from benchmarks.retrieval.trained import TRAIN_ROWS, WORLDS
+from benchmarks.retrieval.trained import LARGEST, TRAIN_ROWS, WORLDS
 from benchmarks.writing import markdown
 
 
@@ -15,7 +15,7 @@ def table(found: dict[str, Any]) -> str:
         "# Retrieval",
         "",
         f"Made by `make bench-retrieval`: ensembles of R = {WORLDS} worlds, trained on"
-        f" {TRAIN_ROWS:,} generated clicks; the {K} best classes of test queries, one after the"
+        f" {TRAIN_ROWS:,} generated clicks (K above {LARGEST:,}: a tenth of them); the {K} best classes of test queries, one after the"
         " other but for the batches of 64. Times are from bucket scores to classes; buckets come"
         f" from the stored lookup unless said. `full` is timed on {FULL} queries.",
         "",

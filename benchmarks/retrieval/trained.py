@@ -22,6 +22,8 @@ RUNS = ROOT / ".bench" / "retrieval"
 WORLDS = 4 if QUICK else 32
 BUCKETS = 2_000 if QUICK else 20_000
 TRAIN_ROWS = 20_000 if QUICK else 500_000
+LARGEST = 50_000_000
+"""Beyond so many classes only a tenth of the clicks: such an ensemble shows that it answers."""
 TEST_ROWS = 2_000 if QUICK else 20_000
 WRITTEN_ROWS = 50_000 if QUICK else 1_000_000
 """Clicks that are written to tell how fast that is."""
@@ -44,14 +46,19 @@ class Search:
     """K, the products."""
 
     @property
+    def rows(self) -> int:
+        """Clicks that it is learnt from."""
+        return TRAIN_ROWS if self.classes <= LARGEST else TRAIN_ROWS // 10
+
+    @property
     def name(self) -> str:
         """Of its folders."""
-        return f"products-{self.classes}-{TRAIN_ROWS}"
+        return f"products-{self.classes}-{self.rows}"
 
     @cached_property
     def products(self) -> BenchmarkSet:
         """Its clicks, written if need be."""
-        return product_search(self.name, self.classes, train=TRAIN_ROWS, test=TEST_ROWS)
+        return product_search(self.name, self.classes, train=self.rows, test=TEST_ROWS)
 
     @cached_property
     def run(self) -> str:
