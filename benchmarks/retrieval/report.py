@@ -15,9 +15,10 @@ def table(found: dict[str, Any]) -> str:
         "# Retrieval",
         "",
         f"Made by `make bench-retrieval`: ensembles of R = {WORLDS} worlds, trained on"
-        f" {TRAIN_ROWS:,} generated clicks (K above {LARGEST:,}: a tenth of them); the {K} best classes of test queries, one after the"
-        " other but for the batches of 64. Times are from bucket scores to classes; buckets come"
-        f" from the stored lookup unless said. `full` is timed on {FULL} queries.",
+        f" {TRAIN_ROWS:,} generated clicks (K above {LARGEST:,}: a tenth of them); the {K} best"
+        " classes of test queries, one after the other but for the batches of 64. Times are from"
+        " bucket scores to classes; buckets come from the stored lookup unless said. `full` is"
+        f" timed on {FULL} queries.",
         "",
         *_exact(found),
         "",
