@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workers.hashing import derive_seed, mix64
@@ -13,6 +15,7 @@ from workers.permutation import Permutation
 Ids = NDArray[np.int64]
 
 _SYLLABLES = [first + vowel for first in "bdfgklmnprstvz" for vowel in "aeiou"]
+_SPOKEN = pa.array(_SYLLABLES)
 _ENDS = {"kind": "r", "brand": "x", "attribute": "sh", "other_attribute": "ck", "series": "n"}
 """Each slot's words end alike, so that no two slots share a word."""
 
@@ -68,16 +71,14 @@ class Catalogue:
         rank = flat * ((self.products + flat) / flat) ** uniform - flat
         return self._by_rank.forward(np.minimum(rank.astype(np.int64), self.products - 1))
 
-    def vocabulary(self, slot: int) -> list[str]:
-        """Return the words of a slot, each of them different."""
-        chosen = self.slots[slot]
-        return [_spelt(word) + _ENDS[chosen.name] for word in range(chosen.words)]
-
-
-def _spelt(number: int) -> str:
-    syllables = [_SYLLABLES[number % len(_SYLLABLES)]]
-    number //= len(_SYLLABLES)
-    while number or len(syllables) < 2:
-        syllables.append(_SYLLABLES[number % len(_SYLLABLES)])
-        number //= len(_SYLLABLES)
-    return "".join(syllables)
+    def spelt(self, slot: int, words: Ids) -> pa.StringArray:
+        """Return how words of a slot (int64, (n,)) are spelt, each of them differently."""
+        base = len(_SYLLABLES)
+        parts, rest = [], words
+        while len(parts) < 2 or rest.any():
+            # Two syllables at least; from then on none where nothing is left to say.
+            silent = (rest == 0) & (len(parts) >= 2)
+            parts.append(_SPOKEN.take(pa.array(rest % base, mask=silent)))
+            rest = rest // base
+        end = _ENDS[self.slots[slot].name]
+        return pc.binary_join_element_wise(*parts, end, "", null_handling="skip")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from examples.product_search.catalogue import Catalogue
-from examples.product_search.queries import Words, draw
+from examples.product_search.queries import draw
 
 SHARD_ROWS = 1_000_000
 GROUP_ROWS = 50_000
@@ -25,7 +25,6 @@ def write(folder: str | Path, catalogue: Catalogue, *, train: int, test: int) ->
         train: rows to train on.
         test: rows to measure on, drawn from the same clicks.
     """
-    words = Words(catalogue)
     for part, rows in (("train", train), ("test", test)):
         for shard, start in enumerate(range(0, rows, SHARD_ROWS)):
             path = Path(folder) / part / f"part-{shard:05}.parquet"
@@ -35,4 +34,4 @@ def write(folder: str | Path, catalogue: Catalogue, *, train: int, test: int) ->
                 for group, first in enumerate(range(0, count, GROUP_ROWS)):
                     size = min(GROUP_ROWS, count - first)
                     stream = (_PARTS[part], shard, group)
-                    file.write_table(draw(catalogue, words, size, stream))
+                    file.write_table(draw(catalogue, size, stream))

@@ -19,24 +19,11 @@ MISSPELT = 0.05
 Flags = NDArray[np.bool_]
 
 
-class Words:
-    """The words of a catalogue, spelt right and wrong, as Arrow strings."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.spellings = []
-        for slot in range(len(catalogue.slots)):
-            right = catalogue.vocabulary(slot)
-            # The third letter is the one that is left out: the first ones are those of few.
-            wrong = [word[:2] + word[3:] for word in right]
-            self.spellings.append(pa.array(right + wrong, pa.string()))
-
-
-def draw(catalogue: Catalogue, words: Words, rows: int, stream: tuple[int, ...]) -> pa.Table:
+def draw(catalogue: Catalogue, rows: int, stream: tuple[int, ...]) -> pa.Table:
     """Return clicks: columns `query` (string) and `labels` (int64, the product).
 
     Args:
         catalogue: of the products.
-        words: of that catalogue.
         rows: how many.
         stream: numbers that seed these rows; others give others.
     """
@@ -44,14 +31,16 @@ def draw(catalogue: Catalogue, words: Words, rows: int, stream: tuple[int, ...])
     products = catalogue.clicked(random.random(rows))
     texts = []
     named = _named(random, rows)
-    for slot, spellings in enumerate(words.spellings):
+    for slot in range(len(catalogue.slots)):
         others = np.where(
             random.random(rows) < FOREIGN, catalogue.clicked(random.random(rows)), products
         )
-        word = catalogue.words(slot, others)
+        right = catalogue.spelt(slot, catalogue.words(slot, others))
+        # The third letter is the one that is left out: the first ones are those of few.
+        letters = pc.utf8_slice_codeunits(right, 0, 2), pc.utf8_slice_codeunits(right, 3)
+        wrong = pc.binary_join_element_wise(*letters, "")
         misspelt = random.random(rows) < MISSPELT
-        places = np.where(misspelt, word + len(spellings) // 2, word)
-        texts.append(spellings.take(pa.array(places, mask=~named[slot])))
+        texts.append(pc.if_else(named[slot], pc.if_else(misspelt, wrong, right), None))
     query = pc.binary_join_element_wise(*texts, " ", null_handling="skip")
     return pa.table({"query": query, "labels": products})
 

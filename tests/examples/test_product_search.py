@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples.product_search import Catalogue, draw, write
-from examples.product_search.queries import Words
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +18,13 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module")
 def rows(catalogue: Catalogue) -> pa.Table:
-    return draw(catalogue, Words(catalogue), 20_000, (0, 0, 0))
+    return draw(catalogue, 20_000, (0, 0, 0))
 
 
 def described(catalogue: Catalogue, product: int) -> list[str]:
     ids = np.array([product])
     return [
-        catalogue.vocabulary(slot)[catalogue.words(slot, ids)[0]]
+        catalogue.spelt(slot, catalogue.words(slot, ids))[0].as_py()
         for slot in range(len(catalogue.slots))
     ]
 
@@ -60,7 +59,11 @@ def test_clicks_fall_off_by_rank(catalogue: Catalogue, rows: pa.Table) -> None:
 
 
 def test_words_of_different_slots_and_numbers_differ(catalogue: Catalogue) -> None:
-    words = [word for slot in range(len(catalogue.slots)) for word in catalogue.vocabulary(slot)]
+    words = [
+        word
+        for number, slot in enumerate(catalogue.slots)
+        for word in catalogue.spelt(number, np.arange(slot.words)).to_pylist()
+    ]
     assert len(words) == len(set(words))
 
 
