@@ -74,7 +74,8 @@ class Catalogue:
     def spelt(self, slot: int, words: Ids) -> pa.StringArray:
         """Return how words of a slot (int64, (n,)) are spelt, each of them differently."""
         base = len(_SYLLABLES)
-        parts, rest = [], words
+        parts: list[pa.StringArray] = []
+        rest = words
         while len(parts) < 2 or rest.any():
             # Two syllables at least; from then on none where nothing is left to say.
             silent = (rest == 0) & (len(parts) >= 2)
