@@ -8,6 +8,8 @@ keep in memory. `permutation` is balanced and invertible and the default;
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
 import numpy as np
@@ -280,6 +282,38 @@ class HashPartition(Partition):
 _KINDS: dict[str, type[Partition]] = {
     kind.kind: kind for kind in (PermutationPartition, HashPartition)
 }
+
+
+@dataclass(frozen=True)
+class PackedPermutations:
+    """The permutations of several partitions of the same K and B, as kernels take them."""
+
+    classes: int
+    buckets: int
+    bits: int
+    low_bits: int
+    keys: Words
+    """(R, rounds) uint64."""
+
+    def buckets_of(self, classes: Ids) -> Buckets:
+        """Return the bucket of each class (int64, (n,)) in each partition, (R, n) int32."""
+        out = np.empty((len(self.keys), len(classes)), np.int32)
+        for keys, row in zip(self.keys, out, strict=True):
+            _permutation_buckets(
+                classes, self.classes, self.bits, self.low_bits, keys, self.buckets, row
+            )
+        return out
+
+
+def packed(partitions: Sequence[Partition]) -> PackedPermutations | None:
+    """Return the permutations of partitions; None if one of them is not made by a permutation."""
+    keys = [p.permutation.keys for p in partitions if isinstance(p, PermutationPartition)]
+    if len(keys) < len(partitions):
+        return None
+    first = partitions[0]
+    assert isinstance(first, PermutationPartition)
+    bits = first.permutation.bits, first.permutation.low_bits
+    return PackedPermutations(first.classes, first.buckets, *bits, np.stack(keys))
 
 
 def partition_for(config: PartitionConfig, classes: int, seed: int, world: int) -> Partition:

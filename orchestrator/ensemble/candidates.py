@@ -7,11 +7,13 @@ are enough of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import Combiner
-from orchestrator.ensemble.cover import BINS, count_rows, rank_buckets
+from orchestrator.ensemble.cover import runs
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
     ClassLists,
@@ -23,14 +25,13 @@ from orchestrator.ensemble.retrieval import (
     scored,
 )
 from workers.errors import DataError
-from workers.threads import Pool, spans
+from workers.partition import Partition
+from workers.threads import Pool
 
 BUCKETS = 16
 """m, unless another number is asked for."""
 ENOUGH = 2000
 """Classes that are scored in all worlds, at least, if so many are named."""
-CHUNK = 1 << 14
-"""Classes that are counted at a time."""
 
 
 def candidates(
@@ -80,10 +81,10 @@ def candidates(
         mine = scores[:, query]
         excluded = hidden.of(query, query + 1).classes
         few = min(buckets, lookup.buckets)
-        named = _named(mine, lookup, few, excluded, k, threads)
+        named = _named(mine, partitions, few, excluded, k, threads)
         while len(named) < k and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
-            named = _named(mine, lookup, few, excluded, k, threads)
+            named = _named(mine, partitions, few, excluded, k, threads)
         best = scored(mine, partitions, named, combiner)
         order = np.lexsort((named, -best))[:k]
         ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
@@ -96,68 +97,35 @@ def candidates(
 
 
 def _named(
-    scores: Floats, lookup: BucketLookup, buckets: int, excluded: Ids, k: int, pool: Pool | None
-) -> Ids:
-    """Return the classes that most worlds name, ascending; `ENOUGH` and k at least, if named.
-
-    A class that at least t of R worlds name is named by one of any R - t + 1 of them. So the
-    classes of one world after the other are counted, and t falls with each, until enough are left.
-    """
-    chosen = [np.sort(best_buckets(values, buckets)) for values in scores]
-    flags = np.zeros(scores.shape, np.uint8)
-    for mine, few in zip(flags, chosen, strict=True):
-        mine[few] = 1
-    found: list[tuple[Ids, Ids]] = []
-    left = np.zeros(len(scores) + 1, np.int64)
-    least = len(scores)
-    for world, few in enumerate(chosen):
-        least = len(scores) - world
-        for classes, counts in _counted(lookup, world, few, flags, pool):
-            if len(excluded):
-                allowed = ~np.isin(classes, excluded)
-                classes, counts = classes[allowed], counts[allowed]
-            found.append((classes, counts))
-            left += np.bincount(counts, minlength=len(left))
-        if left[least:].sum() >= max(ENOUGH, k):
-            break
-    return np.sort(np.concatenate([classes[counts >= least] for classes, counts in found]))
-
-
-def _counted(
-    lookup: BucketLookup,
-    world: int,
-    buckets: NDArray[np.int32],
-    flags: NDArray[np.uint8],
+    scores: Floats,
+    partitions: Sequence[Partition],
+    buckets: int,
+    excluded: Ids,
+    k: int,
     pool: Pool | None,
-) -> list[tuple[Ids, Ids]]:
-    """Return the classes that a world names and no earlier one does, and how many worlds do."""
-    partition = lookup.partitions[world]
-    found: list[tuple[Ids, Ids]] = []
+) -> Ids:
+    """Return the classes that most worlds name, ascending; `ENOUGH` and k at least, if named."""
+    named: list[Ids] = [np.empty(0, np.int64)] * len(scores)
 
-    def count(start: int, stop: int) -> None:
-        classes, _ = partition.classes_in(buckets[start:stop])
-        counts = np.ones(len(classes), np.int64)
-        if lookup.stored is not None:
-            kept = count_rows(classes, world, lookup.stored, flags, counts)
-            found.append((classes[:kept], counts[:kept]))
-            return
-        for other in range(len(flags)):
-            if other != world:
-                named = flags[other, lookup.partitions[other].buckets_of(classes)]
-                if other > world:
-                    counts += named
-                else:
-                    classes, counts = classes[named == 0], counts[named == 0]
-        found.append((classes, counts))
+    def name(world: int) -> None:
+        chosen = np.sort(best_buckets(scores[world], buckets))
+        named[world] = partitions[world].classes_in(chosen)[0]
 
-    size = max(1, CHUNK * partition.buckets // partition.classes)
-    chunks = spans(len(buckets), size)
     if pool is None:
-        for chunk in chunks:
-            count(*chunk)
+        for world in range(len(scores)):
+            name(world)
     else:
-        pool.run(count, chunks)
-    return found
+        pool.run(name, [(world,) for world in range(len(scores))])
+    everything = np.concatenate(named)
+    everything.sort()
+    classes, times = runs(everything)
+    if len(excluded):
+        allowed = ~np.isin(classes, excluded)
+        classes, times = classes[allowed], times[allowed]
+    # How many classes are named at least t times, for t from R down to 1.
+    left = np.cumsum(np.bincount(times, minlength=len(scores) + 1)[:0:-1])
+    least = len(scores) - int(np.searchsorted(left, max(ENOUGH, k)))
+    return classes[times >= max(1, least)]
 
 
 def best_buckets(scores: Floats, count: int) -> NDArray[np.int32]:
@@ -167,9 +135,9 @@ def best_buckets(scores: Floats, count: int) -> NDArray[np.int32]:
         scores: (B,) float32.
         count: how many, at most all.
     """
-    scores = np.ascontiguousarray(scores)
-    bins, order = np.empty(len(scores), np.int16), np.empty(len(scores), np.int32)
-    starts, low = np.empty(BINS + 1, np.int64), np.empty(BINS + 1, np.float64)
-    rank_buckets(scores, bins, order, starts, low)
-    most = order[: starts[min(BINS, int(np.searchsorted(starts, count)))]]
-    return most[np.lexsort((most, -scores[most]))][:count]
+    if count >= len(scores):
+        return np.lexsort((np.arange(len(scores)), -scores)).astype(np.int32)
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    # At least so many, and more where the last of them has equals.
+    some = np.flatnonzero(scores >= least)
+    return some[np.lexsort((some, -scores[some]))][:count].astype(np.int32)

@@ -7,68 +7,64 @@ classes of those bins' buckets have been looked at, best bins first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.jit import exact_kernel, prefetch_line
+from workers.jit import exact_kernel
+from workers.permutation import Words, forward_word, inverse_word
 
 Floats = NDArray[np.float32]
 Exact = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 Buckets = NDArray[np.int32]
-Bins = NDArray[np.int16]
-Flags = NDArray[np.uint8]
-Rows = NDArray[np.integer[Any]]
 
 BINS = 512
 """Bins of a world: the finer, the fewer buckets a cover holds in vain."""
-_AHEAD = 8
-"""How many classes ahead the CPU is asked for a row."""
 
 
 @exact_kernel
 def rank_buckets(
-    scores: Floats, bins: Bins, order: Buckets, starts: Counts, low: Exact
-) -> np.float32:
+    scores: Floats, top: np.float32, bottom: np.float32, order: Buckets, starts: Counts, low: Exact
+) -> None:
     """Sort one world's buckets into bins of equal width, best first.
 
     Args:
         scores: (B,) of the buckets.
-        bins: (B,) the bin of every bucket; written.
+        top: the best of them.
+        bottom: the worst of them.
         order: (B,) buckets by bin, ascending within one; written.
         starts: (BINS + 1,) where each bin begins in `order`; written.
-        low: (BINS + 1,) the least deficit of all buckets that are in this bin or a later one,
+        low: (BINS + 1,) what the deficit of no bucket in this bin or a later one is below,
             infinite where there is none; written.
-
-    Returns:
-        The best score.
     """
-    top, bottom = scores[0], scores[0]
-    for score in scores:
-        top, bottom = max(top, score), min(bottom, score)
     span = np.float64(top) - np.float64(bottom)
     scale = BINS / span if span > 0 else 0.0
-    starts[:] = 0
-    low[:] = np.inf
+    bins = np.empty(len(scores), np.int16)
     for bucket in range(len(scores)):
-        deficit = np.float64(top) - np.float64(scores[bucket])
-        place = min(int(deficit * scale), BINS - 1)
-        bins[bucket] = place
-        starts[place + 1] += 1
-        low[place] = min(low[place], deficit)
+        deficit = (np.float64(top) - np.float64(scores[bucket])) * scale
+        bins[bucket] = min(np.int32(deficit), np.int32(BINS - 1))
+    starts[:] = 0
+    worst = 0
+    for found in bins:
+        # Most buckets are in the last bin; counting them apart, none waits for the one before.
+        if found == BINS - 1:
+            worst += 1
+        else:
+            starts[found + 1] += 1
+    starts[BINS] = worst
     for place in range(BINS):
         starts[place + 1] += starts[place]
+    low[BINS] = np.inf
     for place in range(BINS - 1, -1, -1):
-        low[place] = min(low[place], low[place + 1])
+        # A little less, as the bins' edges are rounded.
+        edge = place / scale * (1.0 - 1e-9) if scale > 0 else 0.0
+        low[place] = edge if starts[place + 1] > starts[place] else low[place + 1]
     filled = starts.copy()
     for bucket in range(len(scores)):
-        order[filled[bins[bucket]]] = bucket
-        filled[bins[bucket]] += 1
-    best: np.float32 = top
-    return best
+        place = bins[bucket]
+        order[filled[place]] = bucket
+        filled[place] += 1
 
 
 @exact_kernel
@@ -121,107 +117,66 @@ def _steepest(starts: Counts, low: Exact, first: int) -> tuple[int, float]:
 
 @exact_kernel
 def sift(
-    classes: Ids,
-    partial: Exact,
+    worlds: Buckets,
     buckets: Buckets,
+    count: int,
+    bits: int,
+    low_bits: int,
+    keys: Words,
     values: Floats,
-    bins: Bins,
-    covered: int,
-    least: float,
-) -> int:
-    """Add one world's values, and keep the classes whose sum is not below what is needed.
-
-    Args:
-        classes: (n,) ids; those that stay are moved to the front.
-        partial: (n,) sums of values so far, likewise.
-        buckets: (n,) of this world.
-        values: (B,) of this world.
-        bins: (B,) of this world.
-        covered: bins of this world whose classes were looked at before.
-        least: the sum that is needed now.
-
-    Returns:
-        How many stay.
-    """
-    kept = 0
-    for i in range(len(classes)):
-        bucket = buckets[i]
-        total = partial[i] + np.float64(values[bucket])
-        classes[kept], partial[kept] = classes[i], total
-        kept += int(total >= least) & int(bins[bucket] >= covered)
-    return kept
-
-
-@exact_kernel
-def sift_rows(
-    classes: Ids,
-    partial: Exact,
-    rows: Rows,
-    values: Floats,
-    bins: Bins,
-    cover: Counts,
+    highest: Exact,
     order: Ids,
-    least: Exact,
+    least: float,
+    out: Ids,
 ) -> int:
-    """Do what `sift` does for one world after the other, class by class.
+    """Write those classes of some buckets whose values can add up to what is needed.
+
+    World after world is asked for a class's value; until it is, its highest is assumed.
 
     Args:
-        classes: (n,) ids; those that stay are moved to the front.
-        partial: (n,) sums of values so far.
-        rows: (K, R) every class's bucket in each world.
+        worlds: (n,) the worlds of the buckets.
+        buckets: (n,) the buckets.
+        count: K.
+        bits: of the permutations, `workers.partition.PackedPermutations`.
+        low_bits: likewise.
+        keys: (R, rounds) likewise.
         values: (R, B).
-        bins: (R, B).
-        cover: (R,) bins of each world whose classes were looked at before.
-        order: the worlds to ask, one after the other.
-        least: the sum that is needed after each of them.
+        highest: (R,) the highest value of each world.
+        order: (R,) worlds in the order in which they are asked.
+        least: what the values must add up to.
+        out: written; room for all classes of the buckets.
 
     Returns:
-        How many stay.
+        How many there are.
     """
+    number, width = np.uint64(count), np.uint64(values.shape[1])
+    best = highest.sum()
     kept = 0
-    last = len(classes) - 1
-    for i in range(len(classes)):
-        prefetch_line(rows, classes[min(i + _AHEAD, last)], 0)
-        mine = rows[classes[i]]
-        total, stays = partial[i], True
-        for place in range(len(order)):
-            other = order[place]
-            bucket = mine[other]
-            total += np.float64(values[other, bucket])
-            if total < least[place] or bins[other, bucket] < cover[other]:
-                stays = False
-                break
-        if stays:
-            classes[kept] = classes[i]
-            kept += 1
+    for task in range(len(buckets)):
+        world = worlds[task]
+        first = best - highest[world] + np.float64(values[world, buckets[task]])
+        for image in range(buckets[task], count, values.shape[1]):
+            class_id = inverse_word(np.uint64(image), number, bits, low_bits, keys[world])
+            total = first
+            for other in order:
+                if other != world:
+                    word = forward_word(class_id, number, bits, low_bits, keys[other])
+                    total += np.float64(values[other, word % width]) - highest[other]
+                    if total < least:
+                        break
+            out[kept] = np.int64(class_id)
+            kept += int(total >= least)
     return kept
 
 
 @exact_kernel
-def count_rows(classes: Ids, world: int, rows: Rows, flags: Flags, counts: Counts) -> int:
-    """Count the worlds that name a class, of those classes that no earlier world names.
-
-    Args:
-        classes: (n,) ids of classes that `world` names; those that stay are moved to the front.
-        world: the place of that world.
-        rows: (K, R) every class's bucket in each world.
-        flags: (R, B) 1 for the buckets whose classes a world names, else 0.
-        counts: (n,) how many worlds name each; written.
-
-    Returns:
-        How many stay.
-    """
-    kept = 0
-    last = len(classes) - 1
-    for i in range(len(classes)):
-        prefetch_line(rows, classes[min(i + _AHEAD, last)], 0)
-        mine = rows[classes[i]]
-        earlier, count = 0, 0
-        for other in range(world):
-            earlier += flags[other, mine[other]]
-        if earlier == 0:
-            for other in range(world, len(flags)):
-                count += flags[other, mine[other]]
-            classes[kept], counts[kept] = classes[i], count
-            kept += 1
-    return kept
+def runs(ascending: Ids) -> tuple[Ids, Ids]:
+    """Return the distinct numbers of an ascending array, and how often each is there."""
+    numbers, times = np.empty_like(ascending), np.empty_like(ascending)
+    count = 0
+    for place in range(len(ascending)):
+        if place == 0 or ascending[place] != ascending[place - 1]:
+            numbers[count], times[count] = ascending[place], 0
+            count += 1
+        times[count - 1] += 1
+    return numbers[:count], times[:count]

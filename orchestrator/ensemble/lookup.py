@@ -48,9 +48,9 @@ class BucketLookup:
         self.buckets = partitions[0].buckets
         self._kind = bucket_type(self.buckets)
         self.stored = stored
-        """(K, R), or None."""
+        """(R, K), or None."""
         if stored is None and lookup_bytes(partitions) <= most_bytes:
-            self.stored = np.empty((self.classes, len(self.partitions)), self._kind)
+            self.stored = np.empty((len(self.partitions), self.classes), self._kind)
             pool.run(self._fill, spans(self.classes, _BLOCK))
 
     @property
@@ -60,21 +60,19 @@ class BucketLookup:
 
     def _fill(self, start: int, stop: int) -> None:
         assert self.stored is not None
-        _compute(self.partitions, np.arange(start, stop), self.stored[start:stop])
+        _compute(self.partitions, start, stop, self.stored[:, start:stop])
 
-    def rows(self, classes: Ids, worlds: int) -> Rows:
-        """Return the bucket of each class in each of the first `worlds` worlds, (n, worlds)."""
-        if self.stored is not None:
-            return np.ascontiguousarray(self.stored[classes, :worlds])
-        out: Rows = np.empty((len(classes), worlds), self._kind)
-        _compute(self.partitions[:worlds], classes, out)
-        return out
+    def columns(self, start: int, stop: int, worlds: int) -> tuple[Rows, int, int]:
+        """Return the buckets of the classes [start, stop) in the first `worlds` worlds.
 
-    def rows_between(self, start: int, stop: int, worlds: int) -> Rows:
-        """Return the rows of the classes [start, stop)."""
+        Returns:
+            An array (worlds, …), and from where to where in it they are.
+        """
         if self.stored is not None:
-            return np.ascontiguousarray(self.stored[start:stop, :worlds])
-        return self.rows(np.arange(start, stop), worlds)
+            return self.stored[:worlds], start, stop
+        out: Rows = np.empty((worlds, stop - start), self._kind)
+        _compute(self.partitions[:worlds], start, stop, out)
+        return out, 0, stop - start
 
 
 def bucket_type(buckets: int) -> type[np.uint16 | np.int32]:
@@ -89,22 +87,26 @@ def lookup_bytes(partitions: Sequence[Partition]) -> int:
 
 
 def lookup_file(partitions: Sequence[Partition], pool: Pool) -> Callable[[Path], None]:
-    """Return what writes all K * R buckets as a `.npy` file of (K, R), a block at a time."""
-    shape = partitions[0].classes, len(partitions)
-    kind = bucket_type(partitions[0].buckets)
+    """Return what writes all K * R buckets as a `.npy` file of (R, K), a part at a time."""
+    classes = partitions[0].classes
+    kind = np.dtype(bucket_type(partitions[0].buckets)).newbyteorder("<")
 
     def write(path: Path) -> None:
         with path.open("xb") as file:
-            header = {"descr": np.dtype(kind).newbyteorder("<").str, "fortran_order": False}
+            header = {"descr": kind.str, "fortran_order": False}
+            shape = len(partitions), classes
             np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
-            block = np.empty((pool.threads * _BLOCK, shape[1]), kind)
-            for start, stop in spans(shape[0], len(block)):
+            part = np.empty((1, min(classes, pool.threads * _BLOCK)), kind)
+            for world in partitions:
+                for start, stop in spans(classes, part.shape[1]):
 
-                def fill(first: int, last: int, start: int = start) -> None:
-                    _compute(partitions, np.arange(start + first, start + last), block[first:last])
+                    def fill(
+                        first: int, last: int, world: Partition = world, start: int = start
+                    ) -> None:
+                        _compute([world], start + first, start + last, part[:, first:last])
 
-                pool.run(fill, spans(stop - start, _BLOCK))
-                file.write(block[: stop - start].data)
+                    pool.run(fill, spans(stop - start, _BLOCK))
+                    file.write(part[0, : stop - start].data)
 
     return write
 
@@ -115,7 +117,7 @@ def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows
     Raises:
         StorageError: if it is of another shape or type, or names buckets that there are not.
     """
-    shape, buckets = (partitions[0].classes, len(partitions)), partitions[0].buckets
+    shape, buckets = (len(partitions), partitions[0].classes), partitions[0].buckets
     kind = np.dtype(bucket_type(buckets))
     try:
         # Copy on write, though nobody writes: kernels are compiled for arrays that may be.
@@ -130,17 +132,19 @@ def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows
 
     def check(start: int, stop: int) -> None:
         # Kernels take buckets without another look, and would read what is not theirs.
-        low, high = found[start:stop].min(), found[start:stop].max()
+        low, high = found[:, start:stop].min(), found[:, start:stop].max()
         if low < 0 or high >= buckets:
             raise StorageError(
                 f"{path}: expected buckets from 0 to {buckets - 1:,}, found {low} to {high};"
                 " merge the run again"
             )
 
-    pool.run(check, spans(len(found), _BLOCK))
+    pool.run(check, spans(shape[1], 1 << 22))
     return found
 
 
-def _compute(partitions: Sequence[Partition], classes: Ids, out: Rows) -> None:
-    for world, partition in enumerate(partitions):
-        out[:, world] = partition.buckets_of(classes)
+def _compute(partitions: Sequence[Partition], start: int, stop: int, out: Rows) -> None:
+    """Write the buckets of the classes [start, stop) in each world, (worlds, stop - start)."""
+    classes = np.arange(start, stop)
+    for row, partition in zip(out, partitions, strict=True):
+        row[:] = partition.buckets_of(classes)

@@ -31,6 +31,7 @@ the bar stays, as its number may be the lower one.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,6 @@ from orchestrator.ensemble.cover import (
     cheapest_cover,
     rank_buckets,
     sift,
-    sift_rows,
 )
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
@@ -51,15 +51,17 @@ from orchestrator.ensemble.retrieval import (
     finished,
     full,
     prepared,
-    scored,
 )
+from workers.partition import PackedPermutations, packed
 from workers.threads import Pool, spans
 
-LOOKED_AT = 0.25
+LOOKED_AT = 0.1
 """Share of all classes beyond which it is quicker to look at all of them."""
-GROWTH = 3
+HOPE = 0.05
+"""Share of those after which the bar is hoped to rise no more."""
+GROWTH = 4
 """How many times the buckets looked at so far the next round may add."""
-CHUNK = 1 << 15
+CHUNK = 1 << 14
 """Classes that are sifted at a time."""
 
 
@@ -94,30 +96,33 @@ def pruned(
     Raises:
         DataError: if `scores`, `k` or a list does not fit the lookup.
     """
-    if keep_to is not None or not lookup.invertible:
+    partitions = packed(lookup.partitions[: len(scores)])
+    if keep_to is not None or partitions is None:
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
     hidden, ids, found = prepared(scores, lookup, k, leave_out)
     queries = scores.shape[1]
-    unsure: list[int] = []
+    floors = np.full(queries, np.nan, np.float32)
 
     def search(query: int) -> None:
         threads = pool if queries == 1 else None
-        best = Search(scores[:, query], lookup, k, combiner, hidden.of(query, query + 1), threads)
+        mine = np.ascontiguousarray(scores[:, query])
+        best = Search(mine, partitions, k, combiner, hidden.of(query, query + 1), threads)
         if best.search():
             ids[query, : len(best.ids)], found[query, : len(best.ids)] = best.ids, best.found
         else:
-            unsure.append(query)
+            floors[query] = best.bar
 
     if queries == 1:
         search(0)
     else:
         pool.run(search, [(query,) for query in range(queries)])
     result = finished(ids, found, lookup, len(scores), combiner)
-    if unsure:
-        rest = np.sort(np.array(unsure))
-        lists = None if leave_out is None else chosen(leave_out, rest)
-        result[0][rest], result[1][rest] = full(
-            np.ascontiguousarray(scores[:, rest]), lookup, k, combiner, pool, leave_out=lists
+    unsure = np.flatnonzero(~np.isnan(floors))
+    if len(unsure):
+        lists = None if leave_out is None else chosen(leave_out, unsure)
+        some = scores if len(unsure) == queries else np.ascontiguousarray(scores[:, unsure])
+        result[0][unsure], result[1][unsure] = full(
+            some, lookup, k, combiner, pool, leave_out=lists, floors=floors[unsure]
         )
     return result
 
@@ -134,7 +139,7 @@ class Search:
 
     Args:
         scores: (R, B) float32.
-        lookup: where the classes are in `scores`; its partitions can list buckets.
+        partitions: of the worlds, which can list the classes of buckets.
         k: how many classes.
         combiner: whose reduction to apply.
         hidden: one list: the ascending classes that must not be found.
@@ -144,7 +149,7 @@ class Search:
     def __init__(
         self,
         scores: Floats,
-        lookup: BucketLookup,
+        partitions: PackedPermutations,
         k: int,
         combiner: Combiner,
         hidden: ClassLists,
@@ -156,147 +161,151 @@ class Search:
         """Their reduced scores."""
         self.looked_at = 0
         """Buckets."""
-        self._k = min(k, lookup.classes)
+        self.bar = -np.inf
+        """What k classes are known to reach."""
+        self._k = min(k, partitions.classes)
         self._combiner = combiner
-        self._partitions = lookup.partitions[: len(scores)]
+        self._partitions = partitions
         self._hidden = hidden.classes
         self._pool = pool
         self._lock = threading.Lock()
-        self._bar = -np.inf
-        self._stored = lookup.stored
-        worlds = len(scores)
-        self._scores = np.ascontiguousarray(scores)
-        self._bins = np.empty(scores.shape, np.int16)
-        """The bin of every bucket."""
+        worlds, buckets = scores.shape
+        self._scores = scores
         self._ranked = np.empty(scores.shape, np.int32)
-        """Each world's buckets by bin."""
+        """Each world's buckets, best first, by bin."""
         self._starts = np.empty((worlds, BINS + 1), np.int64)
         self._low = np.empty((worlds, BINS + 1), np.float64)
-        self._tops = np.empty(worlds, np.float64)
-        for world in range(worlds):
-            self._tops[world] = rank_buckets(
-                self._scores[world],
-                self._bins[world],
-                self._ranked[world],
-                self._starts[world],
-                self._low[world],
-            )
-        largest = np.maximum(self._tops, -self._scores.min(axis=1))
+        tops, bottoms = scores.max(axis=1), scores.min(axis=1)
+
+        def rank(world: int) -> None:
+            made = self._ranked[world], self._starts[world], self._low[world]
+            rank_buckets(scores[world], tops[world], bottoms[world], *made)
+
+        self._run(rank, [(world,) for world in range(worlds)])
+        self._tops = tops.astype(np.float64)
         # A sum of R float32 numbers is off by less than R halves of a last place of that.
-        self._slack = worlds * 2.0**-23 * float(largest.sum())
-        deficits = self._tops - self._scores.mean(axis=1, dtype=np.float64)
-        self._order = np.argsort(-deficits, kind="stable")
-        self._most = int(LOOKED_AT * lookup.buckets)
+        self._slack = worlds * 2.0**-23 * float(np.maximum(self._tops, -bottoms).sum())
         self._sums = combiner.reduction == "sum"
-        self._values = self._scores if self._sums else np.ones_like(self._scores)
+        self._values = scores if self._sums else np.ones_like(scores)
         self._highest = self._tops if self._sums else np.ones(worlds)
         # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
         self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
+        self._order = np.argsort(scores.mean(axis=1) - tops, kind="stable")
+        # Twice as many classes as are wanted should give a bar.
+        self._first = -(-2 * self._k * buckets // partitions.classes)
+        self._most = int(LOOKED_AT * buckets)
 
     def search(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
         cover = np.zeros(len(self._scores), np.int64)
         while True:
             wider = cover.copy()
-            sure = self._widen(wider, max(1, GROWTH * self.looked_at))
+            sure = self._widen(wider)
             if not sure and (wider == cover).all():
                 return False
             if not self._sums:
-                self._values = (self._scores >= self._bar).astype(np.float32)
-            for world in np.flatnonzero(wider > cover):
-                self._look_at(int(world), int(cover[world]), int(wider[world]), cover)
-                cover[world] = wider[world]
+                self._values = (self._scores >= self.bar).astype(np.float32)
+            self._look_at(cover, wider)
             if sure:
                 return True
             if self.looked_at > self._most:
                 return False
+            cover = wider
 
-    def _widen(self, cover: NDArray[np.int64], most: int) -> bool:
-        """Widen a cover by about `most` buckets; return whether it leaves no class out."""
+    def _widen(self, cover: NDArray[np.int64]) -> bool:
+        """Widen a cover; return whether it leaves no class out.
+
+        It stays as it is if all that is needed is too much.
+        """
+        most = max(self._first, GROWTH * self.looked_at)
         if len(self.found) < self._k:
             cheapest_cover(self._starts, self._low, np.inf, most, cover)
             return False
+        whole = cover.copy()
         if self._sums:
-            needed = float(self._tops.sum()) - self._bar + self._slack
-            return cheapest_cover(self._starts, self._low, needed, most, cover)
+            needed = float(self._tops.sum()) - self.bar + self._slack
+            sure = cheapest_cover(self._starts, self._low, needed, self._most, whole)
+        else:
+            sure = self._cover_worlds(whole)
+        if sure and self._buckets(whole) - self._buckets(cover) <= most:
+            cover[:] = whole
+            return True
+        # The bar may still rise; but not by much, once some have been looked at.
+        if sure or self.looked_at < HOPE * self._most:
+            cheapest_cover(self._starts, self._low, np.inf, most, cover)
+        return False
+
+    def _cover_worlds(self, cover: NDArray[np.int64]) -> bool:
+        """Cover all buckets that reach the bar of as many worlds as it takes."""
         worlds = np.arange(len(cover))
         # Bins whose buckets, and those of all later ones, stay below the bar.
         below = [
-            int(np.searchsorted(low, top - self._bar, side="right"))
+            int(np.searchsorted(low, top - self.bar, side="right"))
             for top, low in zip(self._tops, self._low, strict=True)
         ]
-        last = np.maximum(cover, below)
+        last = np.maximum(cover, np.minimum(below, BINS))
         extra = self._starts[worlds, last] - self._starts[worlds, cover]
-        count = 1 if self._combiner.reduction == "min" else len(cover) // 2 + 1
+        count = len(cover) - self._fewest + 1
         fewest = np.argsort(extra, kind="stable")[:count]
-        if extra[fewest].sum() > most:
-            cheapest_cover(self._starts, self._low, np.inf, most, cover)
-            return False
         cover[fewest] = last[fewest]
-        return True
+        return self._buckets(cover) <= self._most
 
-    def _look_at(self, world: int, first: int, last: int, cover: NDArray[np.int64]) -> None:
-        """Sift the classes of a world's bins [first, last)."""
-        starts = self._starts[world]
-        buckets = self._ranked[world, starts[first] : starts[last]]
+    def _buckets(self, cover: NDArray[np.int64]) -> int:
+        return int(self._starts[np.arange(len(cover)), cover].sum())
+
+    def _look_at(self, cover: NDArray[np.int64], wider: NDArray[np.int64]) -> None:
+        """Sift the classes of the buckets by which a cover is widened."""
+        parts = [
+            self._ranked[world, self._starts[world, first] : self._starts[world, last]]
+            for world, (first, last) in enumerate(zip(cover, wider, strict=True))
+        ]
+        worlds = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+        buckets = np.concatenate(parts)
         self.looked_at += len(buckets)
-        partition = self._partitions[world]
-        size = max(1, CHUNK * partition.buckets // partition.classes)
-        chunks = [(world, buckets[start:stop], cover) for start, stop in spans(len(buckets), size)]
-        if self._pool is None:
-            for chunk in chunks:
-                self._sift(*chunk)
-        else:
-            self._pool.run(self._sift, chunks)
+        each = -(-self._partitions.classes // self._partitions.buckets)
 
-    def _sift(self, world: int, buckets: NDArray[np.int32], cover: NDArray[np.int64]) -> None:
-        """Offer those classes of some buckets that can reach the bar."""
-        classes, of = self._partitions[world].classes_in(buckets)
-        if self._bar > -np.inf:
-            classes = self._sifted(world, classes, of, cover)
-        if len(classes):
-            self._offer(classes)
+        def look(start: int, stop: int) -> None:
+            self._sift(worlds[start:stop], buckets[start:stop], each * (stop - start))
 
-    def _sifted(
-        self, world: int, classes: Ids, of: NDArray[np.int32], cover: NDArray[np.int64]
-    ) -> Ids:
-        """Return those of a world's classes that can reach the bar.
+        self._run(look, spans(len(buckets), max(1, CHUNK // each)))
+
+    def _sift(self, worlds: NDArray[np.int32], buckets: NDArray[np.int32], most: int) -> None:
+        """Offer those classes of some buckets that can reach the bar.
 
         A sum can if the worlds that are still to be asked lift it there with their best scores;
         a minimum or median if enough worlds can still reach the bar. Counting those is adding
         up too: of ones and zeros.
         """
-        least = self._bar - self._slack if self._sums else float(self._fewest)
-        partial = self._values[world, of].astype(np.float64)
-        others = self._order[self._order != world]
-        # What the worlds give at best that are asked after each of the others.
-        highest = self._highest[others]
-        needed = least - (highest.sum() - highest.cumsum())
-        if self._stored is not None:
-            rows = self._stored, self._values, self._bins
-            return classes[: sift_rows(classes, partial, *rows, cover, others, needed)]
-        for other, wanted in zip(others, needed, strict=True):
-            if len(classes):
-                buckets = self._partitions[other].buckets_of(classes)
-                against = self._values[other], self._bins[other], cover[other]
-                kept = sift(classes, partial, buckets, *against, wanted)
-                classes, partial = classes[:kept], partial[:kept]
-        return classes
+        least = self.bar - self._slack if self._sums else float(self._fewest)
+        packed = self._partitions
+        out = np.empty(most, np.int64)
+        how = packed.classes, packed.bits, packed.low_bits, packed.keys
+        kept = sift(worlds, buckets, *how, self._values, self._highest, self._order, least, out)
+        if kept:
+            self._offer(out[:kept])
 
     def _offer(self, classes: Ids) -> None:
         """Score classes exactly, and keep the best."""
-        reduced = scored(self._scores, self._partitions, classes, self._combiner)
-        place = np.searchsorted(self._hidden, classes)
-        place[place == len(self._hidden)] = 0
-        allowed = self._hidden[place] != classes if len(self._hidden) else np.full(len(place), True)
+        rows = self._partitions.buckets_of(classes)
+        reduced = self._combiner.reduce(np.take_along_axis(self._scores, rows, axis=1))
+        allowed = reduced >= self.bar
+        if len(self._hidden):
+            allowed &= ~np.isin(classes, self._hidden)
+        classes, reduced = classes[allowed], reduced[allowed]
         with self._lock:
-            allowed &= reduced >= self._bar
-            ids = np.concatenate([self.ids, classes[allowed]])
-            found = np.concatenate([self.found, reduced[allowed]])
+            ids = np.concatenate([self.ids, classes])
+            found = np.concatenate([self.found, reduced])
             # Two worlds may show the same class.
             ids, first = np.unique(ids, return_index=True)
             found = found[first]
             best = np.lexsort((ids, -found))[: self._k]
             self.ids, self.found = ids[best], found[best]
             if len(best) == self._k:
-                self._bar = float(self.found[-1])
+                self.bar = float(self.found[-1])
+
+    def _run(self, function: Callable[..., None], chunks: Sequence[tuple[int, ...]]) -> None:
+        if self._pool is None or len(chunks) == 1:
+            for chunk in chunks:
+                function(*chunk)
+        else:
+            self._pool.run(function, chunks)

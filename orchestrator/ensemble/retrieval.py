@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.ensemble.combiners import Combiner, Reduction
-from orchestrator.ensemble.lookup import BucketLookup
-from orchestrator.ensemble.scan import GROUP, MEDIAN, MIN, SUM, scan, scan_sums, turn
+from orchestrator.ensemble.lookup import BucketLookup, Rows
+from orchestrator.ensemble.scan import MEDIAN, MIN, STEPS, SUM, count_steps, scan
 from workers.errors import DataError
 from workers.partition import Partition
 from workers.threads import Pool, spans
@@ -25,12 +25,14 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 QUERIES = 256
-"""Queries that are answered together; their bucket scores are copied once, R * B * 1 kB."""
-TILE = 32
-"""Queries in one row of that copy: a lookup is then two whole cache lines."""
-BLOCK = 1 << 16
-"""Classes whose bucket numbers are taken at a time: many times B, so that a tile of scores that
-was brought into the cache is used often before the next one replaces it."""
+"""Queries that are answered together; each takes R * B bytes."""
+BLOCK = 1 << 15
+"""Classes that are sieved at a time: their sums stay in a core's cache."""
+SAMPLE = 1 << 12
+"""Classes that are scored first, for a bar that the others must reach."""
+ALLOWED = 1024
+"""Steps by which a class of the k best may be below the best of all worlds."""
+_TINY = 1e-30
 
 _MODES: dict[Reduction, int] = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
@@ -58,6 +60,7 @@ def full(
     *,
     leave_out: ClassLists | None = None,
     keep_to: ClassLists | None = None,
+    floors: Floats | None = None,
     block: int = BLOCK,
 ) -> tuple[Ids, Floats]:
     """Return the k best of all K classes for each query.
@@ -71,7 +74,9 @@ def full(
         pool: threads to use.
         leave_out: classes that each query must not be given.
         keep_to: the only classes that each query may be given, an empty list meaning none.
-        block: classes whose bucket numbers are taken at a time.
+        floors: (n,) float32 reduced scores that k classes of a query are known to reach, for a
+            quicker start.
+        block: classes that are sieved at a time.
 
     Returns:
         Class ids (n, k) int64 and finished scores (n, k) float32, best first, padded with -1
@@ -82,15 +87,22 @@ def full(
     """
     check_lists(keep_to, scores.shape[1], lookup.classes)
     hidden, ids, found = prepared(scores, lookup, k, leave_out)
-    scores = np.ascontiguousarray(scores)
     worlds, queries, _ = scores.shape
+    fewer = min(k, lookup.classes)
+    if keep_to is not None:
+
+        def keep(query: int) -> None:
+            kept, out = (lists.of(query, query + 1).classes for lists in (keep_to, hidden))
+            best = _listed(scores[:, query], lookup, fewer, combiner, np.setdiff1d(kept, out))
+            ids[query, : len(best[0])], found[query, : len(best[0])] = best
+
+        pool.run(keep, [(query,) for query in range(queries)])
+        return finished(ids, found, lookup, worlds, combiner)
     for start, stop in spans(queries, QUERIES):
-        search = _Search(
-            scores[:, start:stop], lookup, min(k, lookup.classes), combiner, pool, block
-        )
-        kept = None if keep_to is None else keep_to.of(start, stop)
-        best = search.all(hidden.of(start, stop), kept)
-        ids[start:stop, : search.k], found[start:stop, : search.k] = best
+        search = _Search(scores[:, start:stop], lookup, fewer, combiner, pool)
+        bars = None if floors is None else floors[start:stop]
+        best = search.all(hidden.of(start, stop), bars, block)
+        ids[start:stop, :fewer], found[start:stop, :fewer] = best
     return finished(ids, found, lookup, worlds, combiner)
 
 
@@ -203,123 +215,144 @@ def _sorted_lists(lists: ClassLists | None, queries: int) -> ClassLists:
 
 
 class _Search:
-    """The search for the best classes of at most `QUERIES` queries."""
+    """The search for the best classes of at most `QUERIES` queries among all of them.
+
+    A class is out once it lacks more than it may. For a sum that is the distance of the bar, the
+    k-th best score found so far, from the sum of the worlds' best scores, loosened by what float32
+    may have rounded: sums of R numbers are off by less than R halves of a last place of the
+    largest that there can be. For a minimum or median it is a number of worlds whose scores do
+    not reach the bar: none, or ⌊R/2⌋, since the higher of the two middle scores must reach it.
+    """
 
     def __init__(
-        self,
-        scores: Floats,
-        lookup: BucketLookup,
-        k: int,
-        combiner: Combiner,
-        pool: Pool,
-        block: int,
+        self, scores: Floats, lookup: BucketLookup, k: int, combiner: Combiner, pool: Pool
     ) -> None:
         self.scores = scores
-        self.worlds, self.queries, _ = scores.shape
+        self.worlds, self.queries, buckets = scores.shape
         self.lookup = lookup
         self.k = k
         self.mode = _MODES[combiner.reduction]
         self.pool = pool
-        self.block = block
-        self.rest = self._rest()
+        self.steps = np.empty((self.queries, self.worlds, buckets), np.uint8)
+        self.order = [np.empty(0, np.int64)] * self.queries
+        """By which worlds to sieve, for each query; none where there is no bar yet."""
+        self.highest = np.zeros(self.queries)
+        self.width = np.ones(self.queries)
 
-    def _rest(self) -> Floats:
-        """Return the most that the worlds after each group may add, (groups, queries) float32.
-
-        Nothing, to a minimum. To a sum, their best scores; rounded sums of R float32 numbers
-        are off by less than R halves of a last place of the largest sum that there can be, and
-        the comparison rounds once more.
-        """
-        groups = -(-self.worlds // GROUP)
-        if self.mode != SUM:
-            return np.zeros((groups, self.queries), dtype=np.float32)
-        top = np.empty((self.worlds, self.queries), dtype=np.float64)
-        largest = np.empty((self.worlds, self.queries), dtype=np.float64)
-
-        def bound(world: int) -> None:
-            top[world] = self.scores[world].max(axis=1)
-            largest[world] = np.maximum(top[world], -self.scores[world].min(axis=1))
-
-        self.pool.run(bound, [(world,) for world in range(self.worlds)])
-        slack = (self.worlds + 2) * 2.0**-23 * largest.sum(axis=0)
-        # after[r] adds up the worlds from r on.
-        after = np.zeros((GROUP * groups + 1, self.queries), dtype=np.float64)
-        after[: self.worlds] = top[::-1].cumsum(axis=0)[::-1]
-        later: Floats = (after[GROUP::GROUP] + slack).astype(np.float32)
-        return later
-
-    def all(self, hidden: ClassLists, kept: ClassLists | None) -> tuple[Ids, Floats]:
+    def all(self, hidden: ClassLists, floors: Floats | None, block: int) -> tuple[Ids, Floats]:
         """Return the best classes (queries, k) and their reduced scores, best first."""
-        parts = self._over_classes(hidden) if kept is None else self._over_lists(hidden, kept)
-        ids = np.concatenate(list(parts[0]), axis=1)
-        found = np.concatenate(list(parts[1]), axis=1)
-        order = np.lexsort((ids, -found))[:, : self.k]
-        return np.take_along_axis(ids, order, 1), np.take_along_axis(found, order, 1)
+        classes = self.lookup.classes
+        ids = np.full((self.queries, self.k), -1, np.int64)
+        found = np.full((self.queries, self.k), -np.inf, np.float32)
+        sample = 0
+        if floors is None:
+            # So many that there is a bar, and that it is not far from the last one.
+            sample = min(classes, max(SAMPLE, 4 * self.k))
+            part = self.lookup.columns(0, sample, self.worlds)
 
-    def _heaps(self, parts: int) -> tuple[Ids, Floats]:
-        shape = (parts, self.queries, self.k)
-        return np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
+            def first(query: int) -> None:
+                self._scan(query, part, 0, hidden, ids[query], found[query], _Work(sample))
 
-    def _over_lists(self, hidden: ClassLists, kept: ClassLists) -> tuple[Ids, Floats]:
-        ids, found = self._heaps(1)
+            self.pool.run(first, [(query,) for query in range(self.queries)])
+            floors = found[:, 0]
+        if sample == classes:
+            return _best(ids, found, self.k)
+        self.pool.run(self._prepare, [(i, float(floors[i])) for i in range(self.queries)])
+        parts = spans(classes - sample, -(-(classes - sample) // self.pool.threads))
+        # Whatever reaches the floor takes the place of what is just below it and no class.
+        below = np.nextafter(floors, np.float32(-np.inf))
+        others = np.repeat(below[None, :, None], len(parts), axis=0).repeat(self.k, axis=2)
+        none = np.full(others.shape, -1, np.int64)
 
-        def search(query: int) -> None:
-            table = self.scores[:, query].reshape(-1, 1)
-            classes = np.unique(kept.of(query, query + 1).classes).astype(np.int64)
-            tile = slice(query, query + 1)
-            rest = np.ascontiguousarray(self.rest[:, tile])
-            for start, stop in spans(len(classes), self.block):
-                some = classes[start:stop]
-                rows = self.lookup.rows(some, self.worlds)
-                best = ids[0, tile], found[0, tile]
-                mine = hidden.of(query, query + 1)
-                scan(self.mode, table, self.lookup.buckets, rest, rows, some, *mine, *best)
+        def rest(part: int) -> None:
+            work = _Work(block)
+            for start, stop in spans(parts[part][1] - parts[part][0], block):
+                low = sample + parts[part][0] + start
+                some = self.lookup.columns(low, low + stop - start, self.worlds)
+                for query in range(self.queries):
+                    heap = none[part, query], others[part, query]
+                    self._scan(query, some, low, hidden, *heap, work)
 
-        self.pool.run(search, [(query,) for query in range(self.queries)])
-        return ids, found
+        self.pool.run(rest, [(part,) for part in range(len(parts))])
+        return _best(
+            np.concatenate([ids, *none], axis=1), np.concatenate([found, *others], axis=1), self.k
+        )
 
-    def _over_classes(self, hidden: ClassLists) -> tuple[Ids, Floats]:
-        tiles = spans(self.queries, TILE)
-        tables = self._tables(tiles)
-        rests = [np.ascontiguousarray(self.rest[:, slice(*tile)]) for tile in tiles]
-        # Rows that must be computed are computed for all queries at once.
-        groups = spans(len(tiles), 1 if self.lookup.stored is not None else len(tiles))
-        # Few queries and many threads: the classes are shared out too.
-        size = -(-self.lookup.classes * len(groups) // self.pool.threads)
-        parts = spans(self.lookup.classes, size)
-        ids, found = self._heaps(len(parts))
+    def _prepare(self, query: int, floor: float) -> None:
+        """Write the steps of a query's buckets, if there is a bar to reach."""
+        if floor == -np.inf:
+            return
+        scores, steps = self.scores[:, query], self.steps[query]
+        if self.mode != SUM:
+            np.less(scores, np.float32(floor), out=steps.view(bool))
+            self.highest[query] = self.worlds // 2 if self.mode == MEDIAN else 0
+            self.order[query] = np.argsort(-steps.sum(axis=1, dtype=np.int64), kind="stable")
+            return
+        tops = scores.max(axis=1).astype(np.float64)
+        largest = np.maximum(tops, -scores.min(axis=1))
+        slack = self.worlds * 2.0**-23 * float(largest.sum())
+        self.highest[query] = tops.sum() + slack
+        self.width[query] = max(self.highest[query] - floor, _TINY) / ALLOWED
+        # All steps of a class must fit into two bytes.
+        most = min(STEPS, 65_535 // self.worlds)
+        for world in range(self.worlds):
+            count_steps(scores[world], tops[world], self.width[query], most, steps[world])
+        deficits = tops - scores.mean(axis=1, dtype=np.float64)
+        self.order[query] = np.argsort(-deficits, kind="stable")
 
-        def search(part: int, first: int, last: int) -> None:
-            low, high = parts[part]
-            for start in range(low, high, self.block):
-                classes = np.arange(start, min(start + self.block, high))
-                rows = self.lookup.rows_between(start, min(start + self.block, high), self.worlds)
-                if self.queries == 1 and self.mode == SUM:
-                    best = ids[part, 0], found[part, 0]
-                    table = tables[0].reshape(-1), self.lookup.buckets, self.rest.reshape(-1)
-                    scan_sums(*table, rows, start, hidden.classes, *best)
-                    continue
-                for tile in range(first, last):
-                    queries = slice(*tiles[tile])
-                    mine = hidden.of(*tiles[tile])
-                    best = ids[part, queries], found[part, queries]
-                    table = tables[tile], self.lookup.buckets, rests[tile]
-                    scan(self.mode, *table, rows, classes, *mine, *best)
+    def _scan(
+        self,
+        query: int,
+        part: tuple[Rows, int, int],
+        first: int,
+        hidden: ClassLists,
+        ids: Ids,
+        found: Floats,
+        work: _Work,
+    ) -> None:
+        """Offer a part of the lookup, whose first class is `first`, to a query's heap."""
+        limit = self.highest[query]
+        if self.mode == SUM and len(self.order[query]):
+            limit = (self.highest[query] - float(found[0])) / self.width[query] + 1
+        scan(
+            self.mode,
+            self.scores[:, query],
+            self.steps[query],
+            int(limit),
+            self.order[query],
+            *part,
+            first,
+            hidden.of(query, query + 1).classes,
+            ids,
+            found,
+            work.sums,
+            work.alive,
+        )
 
-        self.pool.run(search, [(p, *group) for p in range(len(parts)) for group in groups])
-        return ids, found
 
-    def _tables(self, tiles: list[tuple[int, int]]) -> list[Floats]:
-        """Return for each tile the scores as (R * B, queries): a bucket's queries side by side."""
-        buckets = self.lookup.buckets
-        tables = [
-            np.empty((self.worlds * buckets, stop - start), dtype=np.float32)
-            for start, stop in tiles
-        ]
+class _Work:
+    """Work space for blocks of so many classes."""
 
-        def turn_one(tile: int, world: int) -> None:
-            source = self.scores[world, slice(*tiles[tile])]
-            turn(source, tables[tile][world * buckets : (world + 1) * buckets])
+    def __init__(self, size: int) -> None:
+        self.sums = np.empty(size, np.uint16)
+        self.alive = np.empty(size, np.int32)
 
-        self.pool.run(turn_one, [(t, r) for t in range(len(tiles)) for r in range(self.worlds)])
-        return tables
+
+def _listed(
+    scores: Floats, lookup: BucketLookup, k: int, combiner: Combiner, allowed: Ids
+) -> tuple[Ids, Floats]:
+    """Return the best of some classes and their reduced scores, for one query's (R, B) scores."""
+    ids, found = np.empty(0, np.int64), np.empty(0, np.float32)
+    for start, stop in spans(len(allowed), BLOCK):
+        ids = np.concatenate([ids, allowed[start:stop]])
+        some = scored(scores, lookup.partitions[: len(scores)], allowed[start:stop], combiner)
+        found = np.concatenate([found, some])
+        best = np.lexsort((ids, -found))[:k]
+        ids, found = ids[best], found[best]
+    return ids, found
+
+
+def _best(ids: Ids, found: Floats, k: int) -> tuple[Ids, Floats]:
+    """Return the k best of each row, best first, of equal ones the lower id."""
+    order = np.lexsort((ids, -found))[:, :k]
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(found, order, 1)

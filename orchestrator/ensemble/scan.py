@@ -1,8 +1,9 @@
-"""The compiled inside of retrieval: score a block of classes for a tile of queries.
+"""The compiled inside of retrieval: which classes of a block may be among the best, and how good.
 
-Loops run over the queries innermost, which lie side by side in memory, so they
-vectorise. Sums over worlds keep the order of the worlds: scores equal those of
-`brute_force` to the last bit.
+A block of classes is sieved first, with one byte for each bucket: how far its score is below what
+the class can do without, in whole steps that are rounded down. A class's steps only ever add up,
+so it is out as soon as they exceed the limit, whatever the worlds say that were not asked yet.
+Those that stay are scored as the plain definition does, in the order of the worlds.
 """
 
 from __future__ import annotations
@@ -17,197 +18,146 @@ from workers.jit import exact_kernel
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Rows = NDArray[np.integer[Any]]
+Steps = NDArray[np.uint8]
 
 SUM, MIN, MEDIAN = 0, 1, 2
-GROUP = 4
-"""Worlds that are asked before a class is given up that the others cannot lift above the bar."""
+STEPS = 255
+"""Most steps of one bucket."""
+GROUP = 8
+"""Worlds that are asked of a whole block before the classes that are out are left behind."""
+FEW = 4
+"""A block is left for its remaining classes once they are fewer than one in so many."""
 
 
 @exact_kernel
-def turn(source: Floats, out: Floats) -> None:
-    """Write out[bucket, query] = source[query, bucket]."""
-    for bucket in range(out.shape[0]):
-        for query in range(out.shape[1]):
-            out[bucket, query] = source[query, bucket]
+def count_steps(scores: Floats, top: float, width: float, most: int, out: Steps) -> None:
+    """Write how many steps each score is below the best of its world, rounded down.
+
+    Args:
+        scores: (B,) of one world.
+        top: the best of them.
+        width: of a step.
+        most: steps; more are not told apart.
+        out: (B,) written.
+    """
+    scale = 1.0 / width
+    for bucket in range(len(scores)):
+        steps = (top - np.float64(scores[bucket])) * scale
+        out[bucket] = np.uint8(min(steps, np.float64(most)))
 
 
 @exact_kernel
 def scan(
     mode: int,
-    table: Floats,
-    buckets: int,
-    rest: Floats,
-    rows: Rows,
-    classes: Ids,
-    hidden_offsets: Ids,
-    hidden: Ids,
-    ids: Ids,
-    found: Floats,
-) -> None:
-    """Offer classes to the heaps that hold the k best of each query so far.
-
-    A class is given up as soon as the worlds that were asked leave it no hope for any query.
-
-    Args:
-        mode: `SUM`, `MIN` or `MEDIAN`.
-        table: (R * B, queries) bucket scores.
-        buckets: B.
-        rest: (groups of `GROUP` worlds, queries) the most that all later worlds may still add.
-        rows: (classes, R), each class's bucket in each world.
-        classes: ascending ids, all higher than any in the heaps.
-        hidden_offsets: (queries + 1,) offsets into `hidden`.
-        hidden: ascending ids that a query must not be given.
-        ids: (queries, k) ids in the heaps, changed in place; -1 for none.
-        found: (queries, k) their reduced scores, changed in place; -inf for none.
-    """
-    worlds, width = rows.shape[1], table.shape[1]
-    values = np.empty((worlds, width), dtype=np.float32)
-    score = values[0]
-    bar = found[:, 0].copy()
-    for c in range(len(classes)):
-        if mode == SUM:
-            hope = _sum(table, buckets, rest, rows[c], bar, score)
-        elif mode == MIN:
-            hope = _min(table, buckets, rest, rows[c], bar, score)
-        else:
-            hope = True
-            _median(table, buckets, rows[c], values)
-        if not hope:
-            continue
-        passed = np.int32(0)
-        for query in range(width):
-            passed |= np.int32(score[query] > bar[query])
-        if passed == 0:
-            continue
-        for query in range(width):
-            # An equal score does not pass: its class is higher than those in the heap.
-            if score[query] > bar[query]:
-                first, last = hidden_offsets[query], hidden_offsets[query + 1]
-                if not _contains(hidden[first:last], classes[c]):
-                    _replace_worst(found[query], ids[query], score[query], classes[c])
-                    bar[query] = found[query, 0]
-
-
-@exact_kernel
-def scan_sums(
     scores: Floats,
-    buckets: int,
-    rest: Floats,
+    steps: Steps,
+    limit: int,
+    order: Ids,
     rows: Rows,
+    start: int,
+    stop: int,
     first: int,
     hidden: Ids,
     ids: Ids,
     found: Floats,
+    sums: NDArray[np.uint16],
+    alive: NDArray[np.int32],
 ) -> None:
-    """Do what `scan` does with the mode `SUM`, for one query.
-
-    Four classes side by side: their sums wait neither for each other nor for a loop over queries.
+    """Offer a block of classes to the heap that holds the k best of a query so far.
 
     Args:
-        scores: (R * B,) bucket scores.
-        buckets: B.
-        rest: (groups of `GROUP` worlds,) the most that all later worlds may still add.
-        rows: (n, R) the bucket in each world of the classes `first`, `first` + 1, …
-        first: higher than any class in the heap.
+        mode: `SUM`, `MIN` or `MEDIAN`.
+        scores: (R, B) float32.
+        steps: (R, B) uint8.
+        limit: the most steps that a class of the k best can have.
+        order: the worlds to sieve by, in this order; none: every class is scored.
+        rows: (R, …) buckets of classes, of which [start, stop) are the block's.
+        start: see `rows`.
+        stop: see `rows`.
+        first: the id of the block's first class, higher than any in the heap; the others follow.
         hidden: ascending ids that must not be given.
         ids: (k,) ids in the heap, changed in place; -1 for none.
         found: (k,) their reduced scores, changed in place; -inf for none.
+        sums: work space for as many numbers as the block has classes.
+        alive: likewise.
     """
-    worlds = rows.shape[1]
-    whole = len(rows) - len(rows) % 4
-    for c in range(0, whole, 4):
-        a, b, d, e = rows[c], rows[c + 1], rows[c + 2], rows[c + 3]
-        one, two, three, four = scores[a[0]], scores[b[0]], scores[d[0]], scores[e[0]]
-        bar = found[0]
-        base, hope = 0, True
-        for group in range(len(rest)):
-            for world in range(max(1, group * GROUP), min((group + 1) * GROUP, worlds)):
-                base += buckets
-                one += scores[base + a[world]]
-                two += scores[base + b[world]]
-                three += scores[base + d[world]]
-                four += scores[base + e[world]]
-            hope = max(max(one, two), max(three, four)) + rest[group] > bar
-            if not hope:
+    worlds = len(scores)
+    values = np.empty(worlds, np.float32)
+    count = _sieve(steps, limit, order, rows, start, stop, sums, alive)
+    for place in range(count):
+        offset = alive[place]
+        if mode == SUM:
+            score = scores[0, rows[0, start + offset]]
+            for world in range(1, worlds):
+                score += scores[world, rows[world, start + offset]]
+        else:
+            for world in range(worlds):
+                values[world] = scores[world, rows[world, start + offset]]
+            score = values.min() if mode == MIN else _median(values)
+        # An equal score does not pass: its class is higher than those in the heap.
+        if score > found[0] and not _contains(hidden, first + offset):
+            _replace_worst(found, ids, score, first + offset)
+
+
+@exact_kernel
+def _sieve(
+    steps: Steps,
+    limit: int,
+    order: Ids,
+    rows: Rows,
+    start: int,
+    stop: int,
+    sums: NDArray[np.uint16],
+    alive: NDArray[np.int32],
+) -> int:
+    """Write the offsets of the classes within the limit, ascending, and return how many."""
+    size = stop - start
+    sums[:size] = 0
+    for offset in range(size):
+        alive[offset] = offset
+    count, asked = size, 0
+    while asked < len(order) and count * FEW >= size:
+        last = min(asked + GROUP, len(order))
+        # Two worlds at a time: half as often the sums are read and written.
+        for place in range(asked, last - 1, 2):
+            one, other = steps[order[place]], steps[order[place + 1]]
+            mine, theirs = rows[order[place], start:stop], rows[order[place + 1], start:stop]
+            for offset in range(size):
+                sums[offset] += np.uint16(one[mine[offset]]) + np.uint16(other[theirs[offset]])
+        if (last - asked) % 2 == 1:
+            one, mine = steps[order[last - 1]], rows[order[last - 1], start:stop]
+            for offset in range(size):
+                sums[offset] += np.uint16(one[mine[offset]])
+        asked, count = last, 0
+        for offset in range(size):
+            alive[count] = offset
+            count += int(sums[offset] <= limit)
+    kept = 0
+    for place in range(count):
+        offset = alive[place]
+        total = int(sums[offset])
+        for later in range(asked, len(order)):
+            world = order[later]
+            total += steps[world, rows[world, start + offset]]
+            if total > limit:
                 break
-        if hope:
-            _offer(one, first + c, hidden, ids, found)
-            _offer(two, first + c + 1, hidden, ids, found)
-            _offer(three, first + c + 2, hidden, ids, found)
-            _offer(four, first + c + 3, hidden, ids, found)
-    for c in range(whole, len(rows)):
-        total = scores[rows[c, 0]]
-        for world in range(1, worlds):
-            total += scores[world * buckets + rows[c, world]]
-        _offer(total, first + c, hidden, ids, found)
+        alive[kept] = offset
+        kept += int(total <= limit)
+    return kept
 
 
 @exact_kernel
-def _offer(score: np.float32, class_id: int, hidden: Ids, ids: Ids, found: Floats) -> None:
-    # An equal score does not pass: its class is higher than those in the heap.
-    if score > found[0] and not _contains(hidden, class_id):
-        _replace_worst(found, ids, score, class_id)
-
-
-@exact_kernel
-def _sum(table: Floats, buckets: int, rest: Floats, rows: Rows, bar: Floats, out: Floats) -> bool:
-    """Write the sums, and return whether one may pass its bar; if none, they are not whole."""
-    first = table[rows[0]]
-    for query in range(len(out)):
-        out[query] = first[query]
-    for group in range(len(rest)):
-        for world in range(max(1, group * GROUP), min((group + 1) * GROUP, len(rows))):
-            values = table[world * buckets + rows[world]]
-            for query in range(len(out)):
-                out[query] += values[query]
-        if not _hope(out, rest[group], bar):
-            return False
-    return True
-
-
-@exact_kernel
-def _min(table: Floats, buckets: int, rest: Floats, rows: Rows, bar: Floats, out: Floats) -> bool:
-    """Write the minima, and return whether one may pass its bar; if none, they are not whole."""
-    first = table[rows[0]]
-    for query in range(len(out)):
-        out[query] = first[query]
-    for group in range(len(rest)):
-        for world in range(max(1, group * GROUP), min((group + 1) * GROUP, len(rows))):
-            values = table[world * buckets + rows[world]]
-            for query in range(len(out)):
-                out[query] = values[query] if values[query] < out[query] else out[query]
-        if not _hope(out, rest[group], bar):
-            return False
-    return True
-
-
-@exact_kernel
-def _hope(score: Floats, rest: Floats, bar: Floats) -> bool:
-    passed = np.int32(0)
-    for query in range(len(score)):
-        passed |= np.int32(score[query] + rest[query] > bar[query])
-    return bool(passed != 0)
-
-
-@exact_kernel
-def _median(table: Floats, buckets: int, rows: Rows, values: Floats) -> None:
-    """Write the medians into values[0]; all of `values` (worlds, queries) is work space."""
-    worlds, width = values.shape
-    for world in range(worlds):
-        source = table[world * buckets + rows[world]]
-        for query in range(width):
-            values[world, query] = source[query]
-    # Odd-even transposition sort: the same exchanges for every query, so they vectorise.
-    for step in range(worlds):
-        for world in range(step % 2, worlds - 1, 2):
-            lower, upper = values[world], values[world + 1]
-            for query in range(width):
-                a, b = lower[query], upper[query]
-                lower[query] = a if a < b else b
-                upper[query] = b if a < b else a
-    middle, other = values[worlds // 2], values[worlds - 1 - worlds // 2]
-    for query in range(width):
-        values[0, query] = (middle[query] + other[query]) * np.float32(0.5)
+def _median(values: Floats) -> np.float32:
+    """Return the median of some numbers, and sort them."""
+    for last in range(1, len(values)):
+        value, place = values[last], last
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
+    middle = len(values) // 2
+    result: np.float32 = (values[middle] + values[-1 - middle]) * np.float32(0.5)
+    return result
 
 
 @exact_kernel

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_full_equals_brute_force(
     buckets = max(2, int(classes * share))
     partitions = some_partitions(classes, buckets, worlds)
     scores = some_scores(rng, (worlds, queries, buckets), levels)
-    lists = {
+    lists: dict[str, Any] = {
         key: None if most is None else some_lists(rng, queries, classes, most)
         for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
     }
