@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import Combiner
-from orchestrator.ensemble.cover import runs
+from orchestrator.ensemble.cover import best_buckets, runs
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
     ClassLists,
@@ -108,7 +107,7 @@ def _named(
     named: list[Ids] = [np.empty(0, np.int64)] * len(scores)
 
     def name(world: int) -> None:
-        chosen = np.sort(best_buckets(scores[world], buckets))
+        chosen = best_buckets(scores[world], buckets).astype(np.int32)
         named[world] = partitions[world].classes_in(chosen)[0]
 
     if pool is None:
@@ -126,18 +125,3 @@ def _named(
     left = np.cumsum(np.bincount(times, minlength=len(scores) + 1)[:0:-1])
     least = len(scores) - int(np.searchsorted(left, max(ENOUGH, k)))
     return classes[times >= max(1, least)]
-
-
-def best_buckets(scores: Floats, count: int) -> NDArray[np.int32]:
-    """Return a world's best buckets, best first; of equal ones the lower number.
-
-    Args:
-        scores: (B,) float32.
-        count: how many, at most all.
-    """
-    if count >= len(scores):
-        return np.lexsort((np.arange(len(scores)), -scores)).astype(np.int32)
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    # At least so many, and more where the last of them has equals.
-    some = np.flatnonzero(scores >= least)
-    return some[np.lexsort((some, -scores[some]))][:count].astype(np.int32)

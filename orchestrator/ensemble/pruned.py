@@ -175,11 +175,14 @@ class Search:
         """Each world's buckets, best first, by bin."""
         self._starts = np.empty((worlds, BINS + 1), np.int64)
         self._low = np.empty((worlds, BINS + 1), np.float64)
+        self._corner = np.zeros((worlds, BINS + 1), np.int64)
+        self._bins = self._starts, self._low, self._corner
+        self._most = int(LOOKED_AT * buckets)
         tops, bottoms = scores.max(axis=1), scores.min(axis=1)
 
         def rank(world: int) -> None:
-            made = self._ranked[world], self._starts[world], self._low[world]
-            rank_buckets(scores[world], tops[world], bottoms[world], *made)
+            made = (array[world] for array in (self._ranked, *self._bins))
+            rank_buckets(scores[world], tops[world], bottoms[world], self._most, *made)
 
         self._run(rank, [(world,) for world in range(worlds)])
         self._tops = tops.astype(np.float64)
@@ -193,7 +196,6 @@ class Search:
         self._order = np.argsort(scores.mean(axis=1) - tops, kind="stable")
         # Twice as many classes as are wanted should give a bar.
         self._first = -(-2 * self._k * buckets // partitions.classes)
-        self._most = int(LOOKED_AT * buckets)
 
     def search(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
@@ -219,12 +221,12 @@ class Search:
         """
         most = max(self._first, GROWTH * self.looked_at)
         if len(self.found) < self._k:
-            cheapest_cover(self._starts, self._low, np.inf, most, cover)
+            cheapest_cover(*self._bins, np.inf, most, cover)
             return False
         whole = cover.copy()
         if self._sums:
             needed = float(self._tops.sum()) - self.bar + self._slack
-            sure = cheapest_cover(self._starts, self._low, needed, self._most, whole)
+            sure = cheapest_cover(*self._bins, needed, self._most, whole)
         else:
             sure = self._cover_worlds(whole)
         if sure and self._buckets(whole) - self._buckets(cover) <= most:
@@ -232,7 +234,7 @@ class Search:
             return True
         # The bar may still rise; but not by much, once some have been looked at.
         if sure or self.looked_at < HOPE * self._most:
-            cheapest_cover(self._starts, self._low, np.inf, most, cover)
+            cheapest_cover(*self._bins, np.inf, most, cover)
         return False
 
     def _cover_worlds(self, cover: NDArray[np.int64]) -> bool:

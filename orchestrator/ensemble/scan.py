@@ -96,7 +96,7 @@ def scan(
             score = values.min() if mode == MIN else _median(values)
         # An equal score does not pass: its class is higher than those in the heap.
         if score > found[0] and not _contains(hidden, first + offset):
-            _replace_worst(found, ids, score, first + offset)
+            replace_worst(found, ids, score, first + offset)
 
 
 @exact_kernel
@@ -173,7 +173,7 @@ def _contains(ascending: Ids, wanted: int) -> bool:
 
 
 @exact_kernel
-def _replace_worst(found: Floats, ids: Ids, score: np.float32, class_id: int) -> None:
+def replace_worst(found: Floats, ids: Ids, score: np.float32, class_id: int) -> None:
     """Put a class in the place of the worst one, which a heap keeps at its root."""
     place = 0
     while True:

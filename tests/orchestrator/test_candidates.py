@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.ensemble.candidates import best_buckets, candidates
+from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import COMBINERS, combiner
+from orchestrator.ensemble.cover import best_buckets
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import ClassLists, brute_force
 from tests.orchestrator.test_pruned import partitions_of, probabilities, some_lists
@@ -88,10 +89,10 @@ def test_left_out_classes_are_replaced_by_the_next_best(pool: Pool) -> None:
     assert rest[0].tolist() == [*first[0, 990:].tolist(), *[-1] * 10]
 
 
-def test_best_buckets_are_in_order_and_ties_go_to_the_lower_number() -> None:
+def test_of_equal_buckets_the_lower_numbers_are_the_best() -> None:
     scores = np.array([0.5, 0.9, 0.1, 0.9, 0.5, 0.5], np.float32)
-    assert best_buckets(scores, 4).tolist() == [1, 3, 0, 4]
-    assert best_buckets(scores, 9).tolist() == [1, 3, 0, 4, 5, 2]
+    assert best_buckets(scores, 4).tolist() == [0, 1, 3, 4]
+    assert best_buckets(scores, 6).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_no_buckets_are_refused(pool: Pool) -> None:
