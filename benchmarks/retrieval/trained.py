@@ -33,6 +33,9 @@ JOB = Job(
         "features.dimension": 32_768,
         "model.hidden": "[64]",
         "training.epochs": 1,
+        # What learns most of clicks like these in one epoch (docs/performance.md).
+        "optimizer.input_rate": 1.0,
+        "optimizer.rate": 0.02,
         "runtime.checkpoint_steps": 10**9,
     },
 )
