@@ -45,7 +45,7 @@ class BatchJob:
     """Classes a row."""
     combiner: str | None = None
     """None: the ensemble's own."""
-    mode: str = "full"
+    mode: str = "exact"
     """As of `Ensemble.predict`."""
     keep: tuple[str, ...] = ()
     """Columns of the data that are copied to the answers."""

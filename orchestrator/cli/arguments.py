@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from workers.errors import ConfigError
 
-MODES = ("full", "pruned", "candidates")
+MODES = ("exact", "full", "pruned", "candidates")
 """How the best classes are found; those of `Ensemble.predict`, without what that imports."""
 WEIGHTS = ("fp32", "bf16", "int8")
 """What an ensemble stores its weights in; `workers.precision.PRECISIONS`, likewise."""
@@ -53,7 +53,7 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
     "evaluate": "  manyworlds evaluate runs/a data=held-out.parquet --k 1,5,10,100",
     "predict": """\
   manyworlds predict runs/a "cumulative product along an axis" --k 5 --json
-  manyworlds predict runs/a "cumulative product along an axis" --mode pruned
+  manyworlds predict runs/a "cumulative product along an axis" --mode candidates
   manyworlds predict runs/a data=queries/ out=answers/ keep=id --k 100""",
     "doctor": "  manyworlds doctor s3://bucket/runs",
 }
@@ -92,7 +92,7 @@ class Arguments:
     weights: str | None = None
     lookup: str | None = None
     k: tuple[int, ...] | None = None
-    mode: str = "full"
+    mode: str = "exact"
     json: bool = False
     take_over: bool = False
 
@@ -204,8 +204,8 @@ def parser() -> argparse.ArgumentParser:
     made["predict"].add_argument(
         "--mode",
         choices=MODES,
-        default="full",
-        help="pruned: the same from fewer classes; candidates: quicker, nearly always right",
+        default="exact",
+        help="full and pruned are exact too; candidates: nearly, in the same time for all queries",
     )
     made["predict"].add_argument("--json", action="store_true", help="one JSON object a query")
     _words(made["doctor"], "[STORAGE]", "a folder or URI to try; default: this folder")

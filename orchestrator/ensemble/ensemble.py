@@ -22,7 +22,7 @@ from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import Combiner, combiner
 from orchestrator.ensemble.lookup import BucketLookup, open_lookup
 from orchestrator.ensemble.names import ClassNames, class_names
-from orchestrator.ensemble.pruned import pruned
+from orchestrator.ensemble.pruned import exact, pruned
 from orchestrator.ensemble.retrieval import ClassLists, check_lists, full
 from workers.classifier import BucketPredictor, choose_device
 from workers.errors import ConfigError, DataError, StorageError
@@ -41,6 +41,7 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Class ids and scores."""
 
 MODES: dict[str, Callable[..., Found]] = {
+    "exact": exact,
     "full": full,
     "pruned": pruned,
     "candidates": candidates,
@@ -148,7 +149,7 @@ class Ensemble:
         *,
         combiner: str | None = None,
         worlds: int | None = None,
-        mode: str = "full",
+        mode: str = "exact",
         leave_out: ClassLists | None = None,
         keep_to: ClassLists | None = None,
     ) -> Prediction:
@@ -160,9 +161,9 @@ class Ensemble:
             k: classes a query.
             combiner: `mean`, `log`, `min` or `median`; None: the ensemble's own.
             worlds: ask only the first of them; None: all.
-            mode: `full` looks at every class; `pruned` gives the same answers and looks at those
-                classes only that may be among them, which pays from a million classes and for
-                few queries at a time; `candidates` is quicker still, and nearly always right.
+            mode: `full` looks at every class, `pruned` only at those that may be among the best;
+                both give the same answers, and `exact` takes the quicker one. `candidates` is
+                nearly always right and takes about the same time for every query.
             leave_out: classes that a query must not get (already bought, say).
             keep_to: classes that a query may get only (in stock, say).
 
@@ -197,7 +198,7 @@ class Ensemble:
         k: int,
         combiner: Combiner,
         *,
-        mode: str = "full",
+        mode: str = "exact",
         leave_out: ClassLists | None = None,
         keep_to: ClassLists | None = None,
     ) -> Found:

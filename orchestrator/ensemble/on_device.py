@@ -244,6 +244,7 @@ def _hide(keys: Tensor, hidden: ClassLists, start: int, stop: int) -> None:
 
 
 MODES: dict[str, Callable[..., tuple[Ids, Floats]]] = {
+    "exact": full,
     "full": full,
     "pruned": full,
     "candidates": candidates,

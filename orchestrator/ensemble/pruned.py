@@ -55,6 +55,8 @@ from orchestrator.ensemble.retrieval import (
 from workers.partition import PackedPermutations, packed
 from workers.threads import Pool, spans
 
+PRUNED_FROM = 1_000_000
+"""Classes from which on `exact` prunes."""
 LOOKED_AT = 0.1
 """Share of all classes beyond which it is quicker to look at all of them."""
 HOPE = 0.05
@@ -125,6 +127,24 @@ def pruned(
             some, lookup, k, combiner, pool, leave_out=lists, floors=floors[unsure]
         )
     return result
+
+
+def exact(
+    scores: Floats,
+    lookup: BucketLookup,
+    k: int,
+    combiner: Combiner,
+    pool: Pool,
+    *,
+    leave_out: ClassLists | None = None,
+    keep_to: ClassLists | None = None,
+) -> tuple[Ids, Floats]:
+    """Return what `full` and `pruned` return, by the one that is quicker for so many classes.
+
+    Args: as for `pruned`.
+    """
+    search = pruned if lookup.classes >= PRUNED_FROM else full
+    return search(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
 
 
 def chosen(lists: ClassLists, queries: Ids) -> ClassLists:

@@ -80,7 +80,7 @@ def test_a_job_goes_on_with_the_parts_that_are_missing(run: str, data: str, tmp_
     ("words", "message"),
     [
         ({"k": 4}, r"k=3 \(now 4\)"),
-        ({"mode": "candidates"}, r"mode=full \(now candidates\)"),
+        ({"mode": "candidates"}, r"mode=exact \(now candidates\)"),
         ({"combiner": "mean"}, r"combiner=log \(now mean\)"),
         ({"keep": ("id",)}, r"keep=\[\] \(now \['id'\]\)"),
     ],
@@ -145,7 +145,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
         assert not (tmp_path / "out").exists()
 
     refused(DataError, "k: expected at least 1 class a row, found 0", k=0)
-    refused(ConfigError, "mode: expected one of full", mode="all")
+    refused(ConfigError, "mode: expected one of exact", mode="all")
     refused(ConfigError, "combiner: expected one of mean", combiner="max")
     refused(ConfigError, "keep: expected each column once, found id twice", keep=("id", "id"))
     refused(DataError, "expected a column 'price' to keep, found only query", keep=("price",))
