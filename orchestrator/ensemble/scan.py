@@ -113,8 +113,6 @@ def _sieve(
     """Write the offsets of the classes within the limit, ascending, and return how many."""
     size = stop - start
     sums[:size] = 0
-    for offset in range(size):
-        alive[offset] = offset
     count, asked = size, 0
     while asked < len(order) and count * FEW >= size:
         last = min(asked + GROUP, len(order))
@@ -123,15 +121,18 @@ def _sieve(
             one, other = steps[order[place]], steps[order[place + 1]]
             mine, theirs = rows[order[place], start:stop], rows[order[place + 1], start:stop]
             for offset in range(size):
-                sums[offset] += np.uint16(one[mine[offset]]) + np.uint16(other[theirs[offset]])
+                sums[offset] += one[mine[offset]] + other[theirs[offset]]
         if (last - asked) % 2 == 1:
             one, mine = steps[order[last - 1]], rows[order[last - 1], start:stop]
             for offset in range(size):
-                sums[offset] += np.uint16(one[mine[offset]])
+                sums[offset] += one[mine[offset]]
         asked, count = last, 0
         for offset in range(size):
-            alive[count] = offset
             count += int(sums[offset] <= limit)
+    count = 0
+    for offset in range(size):
+        alive[count] = offset
+        count += int(sums[offset] <= limit)
     kept = 0
     for place in range(count):
         offset = alive[place]
