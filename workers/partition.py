@@ -295,15 +295,6 @@ class PackedPermutations:
     keys: Words
     """(R, rounds) uint64."""
 
-    def buckets_of(self, classes: Ids) -> Buckets:
-        """Return the bucket of each class (int64, (n,)) in each partition, (R, n) int32."""
-        out = np.empty((len(self.keys), len(classes)), np.int32)
-        for keys, row in zip(self.keys, out, strict=True):
-            _permutation_buckets(
-                classes, self.classes, self.bits, self.low_bits, keys, self.buckets, row
-            )
-        return out
-
 
 def packed(partitions: Sequence[Partition]) -> PackedPermutations | None:
     """Return the permutations of partitions; None if one of them is not made by a permutation."""

@@ -17,7 +17,6 @@ from orchestrator.ensemble.combiners import combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
 from orchestrator.ensemble.retrieval import ClassLists, brute_force, full
-from workers.partition import packed
 from workers.threads import Pool, spans
 
 K = 10
@@ -62,11 +61,9 @@ def single(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found
         if not same(pruned(one, lookup, K, chosen, pool), wanted):
             raise SystemExit(f"{name}: expected the answers of full from pruned, found others")
     nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
-    partitions = packed(lookup.partitions)
-    assert partitions is not None
     looked, sure = [], 0
     for one in values:
-        search = Search(one[:, 0], partitions, K, chosen, nothing, pool)
+        search = Search(one[:, 0], lookup, K, chosen, nothing, pool)
         sure += search.search()
         looked.append(search.looked_at / lookup.buckets)
     return {

@@ -84,7 +84,7 @@ def candidates(
         while len(named) < k and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
             named = _named(mine, partitions, few, excluded, k, threads)
-        best = scored(mine, partitions, named, combiner)
+        best = scored(mine, lookup, named, combiner)
         order = np.lexsort((named, -best))[:k]
         ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.ensemble.lookup import Rows
 from orchestrator.ensemble.scan import replace_worst
-from workers.jit import exact_kernel
+from workers.jit import exact_kernel, prefetch_line
 from workers.permutation import Words, forward_word, inverse_word
 
 Floats = NDArray[np.float32]
@@ -154,6 +155,7 @@ def sift(
     bits: int,
     low_bits: int,
     keys: Words,
+    rows: Rows,
     values: Floats,
     highest: Exact,
     order: Ids,
@@ -171,6 +173,7 @@ def sift(
         bits: of the permutations, `workers.partition.PackedPermutations`.
         low_bits: likewise.
         keys: (R, rounds) likewise.
+        rows: (K, R or more) every class's bucket in each world; or none, and they are computed.
         values: (R, B).
         highest: (R,) the highest value of each world.
         order: (R,) worlds in the order in which they are asked.
@@ -182,20 +185,32 @@ def sift(
     """
     number, width = np.uint64(count), np.uint64(values.shape[1])
     best = highest.sum()
+    named = np.empty(count // values.shape[1] + 1, np.int64)
     kept = 0
     for task in range(len(buckets)):
-        world = worlds[task]
-        first = best - highest[world] + np.float64(values[world, buckets[task]])
+        world, size = worlds[task], 0
         for image in range(buckets[task], count, values.shape[1]):
-            class_id = inverse_word(np.uint64(image), number, bits, low_bits, keys[world])
+            named[size] = np.int64(
+                inverse_word(np.uint64(image), number, bits, low_bits, keys[world])
+            )
+            if len(rows) > 0:
+                prefetch_line(rows, named[size], 0)
+            size += 1
+        first = best - highest[world] + np.float64(values[world, buckets[task]])
+        for class_id in named[:size]:
             total = first
             for other in order:
                 if other != world:
-                    word = forward_word(class_id, number, bits, low_bits, keys[other])
-                    total += np.float64(values[other, word % width]) - highest[other]
+                    if len(rows) > 0:
+                        bucket = np.int64(rows[class_id, other])
+                    else:
+                        word = np.uint64(class_id)
+                        word = forward_word(word, number, bits, low_bits, keys[other])
+                        bucket = np.int64(word % width)
+                    total += np.float64(values[other, bucket]) - highest[other]
                     if total < least:
                         break
-            out[kept] = np.int64(class_id)
+            out[kept] = class_id
             kept += int(total >= least)
     return kept
 

@@ -18,7 +18,7 @@ Rows = NDArray[np.integer[Any]]
 
 LOOKUP_BYTES = 256 << 20
 """That the buckets of all classes in all worlds may take in memory, unless they are on disk."""
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14
 """Classes that a task computes the buckets of."""
 
 
@@ -48,9 +48,10 @@ class BucketLookup:
         self.buckets = partitions[0].buckets
         self._kind = bucket_type(self.buckets)
         self.stored = stored
-        """(R, K), or None."""
+        """(K, R), or None: a class's buckets side by side, as one that is looked at is asked for
+        those of several worlds."""
         if stored is None and lookup_bytes(partitions) <= most_bytes:
-            self.stored = np.empty((len(self.partitions), self.classes), self._kind)
+            self.stored = np.empty((self.classes, len(self.partitions)), self._kind)
             pool.run(self._fill, spans(self.classes, _BLOCK))
 
     @property
@@ -60,17 +61,23 @@ class BucketLookup:
 
     def _fill(self, start: int, stop: int) -> None:
         assert self.stored is not None
-        _compute(self.partitions, start, stop, self.stored[:, start:stop])
+        _compute(self.partitions, start, stop, self.stored[start:stop])
 
-    def columns(self, start: int, stop: int, worlds: int) -> tuple[Rows, int, int]:
-        """Return the buckets of the classes [start, stop) in the first `worlds` worlds.
+    def buckets_of(self, classes: Ids, worlds: int) -> Rows:
+        """Return the bucket of each class, int64 (n,), in the first worlds, (worlds, n)."""
+        if self.stored is not None:
+            return self.stored[classes, :worlds].T
+        return np.stack([part.buckets_of(classes) for part in self.partitions[:worlds]])
+
+    def rows(self, start: int, stop: int, worlds: int) -> tuple[Rows, int, int]:
+        """Return the buckets of the classes [start, stop) in the first `worlds` worlds at least.
 
         Returns:
-            An array (worlds, …), and from where to where in it they are.
+            An array with a row for each class, and from which row to which they are.
         """
         if self.stored is not None:
-            return self.stored[:worlds], start, stop
-        out: Rows = np.empty((worlds, stop - start), self._kind)
+            return self.stored, start, stop
+        out: Rows = np.empty((stop - start, worlds), self._kind)
         _compute(self.partitions[:worlds], start, stop, out)
         return out, 0, stop - start
 
@@ -87,26 +94,22 @@ def lookup_bytes(partitions: Sequence[Partition]) -> int:
 
 
 def lookup_file(partitions: Sequence[Partition], pool: Pool) -> Callable[[Path], None]:
-    """Return what writes all K * R buckets as a `.npy` file of (R, K), a part at a time."""
-    classes = partitions[0].classes
+    """Return what writes all K * R buckets as a `.npy` file of (K, R), a part at a time."""
+    shape = partitions[0].classes, len(partitions)
     kind = np.dtype(bucket_type(partitions[0].buckets)).newbyteorder("<")
 
     def write(path: Path) -> None:
         with path.open("xb") as file:
-            header = {"descr": kind.str, "fortran_order": False}
-            shape = len(partitions), classes
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
-            part = np.empty((1, min(classes, pool.threads * _BLOCK)), kind)
-            for world in partitions:
-                for start, stop in spans(classes, part.shape[1]):
+            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            part = np.empty((min(shape[0], pool.threads * _BLOCK), shape[1]), kind)
+            for start, stop in spans(shape[0], len(part)):
 
-                    def fill(
-                        first: int, last: int, world: Partition = world, start: int = start
-                    ) -> None:
-                        _compute([world], start + first, start + last, part[:, first:last])
+                def fill(first: int, last: int, start: int = start) -> None:
+                    _compute(partitions, start + first, start + last, part[first:last])
 
-                    pool.run(fill, spans(stop - start, _BLOCK))
-                    file.write(part[0, : stop - start].data)
+                pool.run(fill, spans(stop - start, _BLOCK))
+                file.write(part[: stop - start].data)
 
     return write
 
@@ -117,7 +120,7 @@ def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows
     Raises:
         StorageError: if it is of another shape or type, or names buckets that there are not.
     """
-    shape, buckets = (len(partitions), partitions[0].classes), partitions[0].buckets
+    shape, buckets = (partitions[0].classes, len(partitions)), partitions[0].buckets
     kind = np.dtype(bucket_type(buckets))
     try:
         # Copy on write, though nobody writes: kernels are compiled for arrays that may be.
@@ -132,19 +135,19 @@ def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows
 
     def check(start: int, stop: int) -> None:
         # Kernels take buckets without another look, and would read what is not theirs.
-        low, high = found[:, start:stop].min(), found[:, start:stop].max()
+        low, high = found[start:stop].min(), found[start:stop].max()
         if low < 0 or high >= buckets:
             raise StorageError(
                 f"{path}: expected buckets from 0 to {buckets - 1:,}, found {low} to {high};"
                 " merge the run again"
             )
 
-    pool.run(check, spans(shape[1], 1 << 22))
+    pool.run(check, spans(shape[0], _BLOCK))
     return found
 
 
 def _compute(partitions: Sequence[Partition], start: int, stop: int, out: Rows) -> None:
-    """Write the buckets of the classes [start, stop) in each world, (worlds, stop - start)."""
+    """Write the buckets of the classes [start, stop) in each world, (stop - start, worlds)."""
     classes = np.arange(start, stop)
-    for row, partition in zip(out, partitions, strict=True):
-        row[:] = partition.buckets_of(classes)
+    for world, partition in enumerate(partitions):
+        out[:, world] = partition.buckets_of(classes)

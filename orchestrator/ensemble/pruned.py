@@ -51,8 +51,9 @@ from orchestrator.ensemble.retrieval import (
     finished,
     full,
     prepared,
+    scored,
 )
-from workers.partition import PackedPermutations, packed
+from workers.partition import packed
 from workers.threads import Pool, spans
 
 PRUNED_FROM = 1_000_000
@@ -98,8 +99,7 @@ def pruned(
     Raises:
         DataError: if `scores`, `k` or a list does not fit the lookup.
     """
-    partitions = packed(lookup.partitions[: len(scores)])
-    if keep_to is not None or partitions is None:
+    if keep_to is not None or not lookup.invertible:
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
     hidden, ids, found = prepared(scores, lookup, k, leave_out)
     queries = scores.shape[1]
@@ -108,7 +108,7 @@ def pruned(
     def search(query: int) -> None:
         threads = pool if queries == 1 else None
         mine = np.ascontiguousarray(scores[:, query])
-        best = Search(mine, partitions, k, combiner, hidden.of(query, query + 1), threads)
+        best = Search(mine, lookup, k, combiner, hidden.of(query, query + 1), threads)
         if best.search():
             ids[query, : len(best.ids)], found[query, : len(best.ids)] = best.ids, best.found
         else:
@@ -159,7 +159,7 @@ class Search:
 
     Args:
         scores: (R, B) float32.
-        partitions: of the worlds, which can list the classes of buckets.
+        lookup: where the classes are in `scores`; its partitions can list buckets.
         k: how many classes.
         combiner: whose reduction to apply.
         hidden: one list: the ascending classes that must not be found.
@@ -169,7 +169,7 @@ class Search:
     def __init__(
         self,
         scores: Floats,
-        partitions: PackedPermutations,
+        lookup: BucketLookup,
         k: int,
         combiner: Combiner,
         hidden: ClassLists,
@@ -183,9 +183,13 @@ class Search:
         """Buckets."""
         self.bar = -np.inf
         """What k classes are known to reach."""
-        self._k = min(k, partitions.classes)
+        self._k = min(k, lookup.classes)
         self._combiner = combiner
+        self._lookup = lookup
+        partitions = packed(lookup.partitions[: len(scores)])
+        assert partitions is not None
         self._partitions = partitions
+        self._rows = np.empty((0, 0), np.uint16) if lookup.stored is None else lookup.stored
         self._hidden = hidden.classes
         self._pool = pool
         self._lock = threading.Lock()
@@ -299,17 +303,16 @@ class Search:
         up too: of ones and zeros.
         """
         least = self.bar - self._slack if self._sums else float(self._fewest)
-        packed = self._partitions
+        made = self._partitions
         out = np.empty(most, np.int64)
-        how = packed.classes, packed.bits, packed.low_bits, packed.keys
+        how = made.classes, made.bits, made.low_bits, made.keys, self._rows
         kept = sift(worlds, buckets, *how, self._values, self._highest, self._order, least, out)
         if kept:
             self._offer(out[:kept])
 
     def _offer(self, classes: Ids) -> None:
         """Score classes exactly, and keep the best."""
-        rows = self._partitions.buckets_of(classes)
-        reduced = self._combiner.reduce(np.take_along_axis(self._scores, rows, axis=1))
+        reduced = scored(self._scores, self._lookup, classes, self._combiner)
         allowed = reduced >= self.bar
         if len(self._hidden):
             allowed &= ~np.isin(classes, self._hidden)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orchestrator.ensemble.combiners import Combiner, Reduction
 from orchestrator.ensemble.lookup import BucketLookup, Rows
-from orchestrator.ensemble.scan import MEDIAN, MIN, STEPS, SUM, count_steps, scan
+from orchestrator.ensemble.scan import MEDIAN, MIN, SUM, count_steps, scan
 from workers.errors import DataError
 from workers.partition import Partition
 from workers.threads import Pool, spans
@@ -27,7 +27,7 @@ Ids = NDArray[np.int64]
 QUERIES = 256
 """Queries that are answered together; each takes R * B bytes."""
 BLOCK = 1 << 15
-"""Classes that are sieved at a time: their sums stay in a core's cache."""
+"""Classes that are sieved at a time."""
 SAMPLE = 1 << 12
 """Classes that are scored first, for a bar that the others must reach."""
 ALLOWED = 1024
@@ -128,12 +128,10 @@ def finished(
     return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
 
 
-def scored(
-    scores: Floats, partitions: Sequence[Partition], classes: Ids, combiner: Combiner
-) -> Floats:
-    """Return the reduced scores (..., n) of n classes, from scores (R, ..., B)."""
-    pairs = zip(scores, partitions, strict=True)
-    return combiner.reduce(np.stack([s[..., part.buckets_of(classes)] for s, part in pairs]))
+def scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
+    """Return the reduced scores (n,) of n classes, from one query's scores (R, B)."""
+    rows = lookup.buckets_of(classes, len(scores))
+    return combiner.reduce(np.take_along_axis(scores, rows, axis=1))
 
 
 def brute_force(
@@ -147,7 +145,8 @@ def brute_force(
 ) -> tuple[Ids, Floats]:
     """Return what `full` returns, holding K scores for every query: the plain definition."""
     classes = np.arange(partitions[0].classes)
-    reduced = scored(scores, partitions, classes, combiner)
+    pairs = zip(scores, partitions, strict=True)
+    reduced = combiner.reduce(np.stack([s[:, part.buckets_of(classes)] for s, part in pairs]))
     ids = np.full((len(reduced), k), -1, dtype=np.int64)
     found = np.full((len(reduced), k), -np.inf, dtype=np.float32)
     for i, values in enumerate(reduced):
@@ -248,10 +247,12 @@ class _Search:
         if floors is None:
             # So many that there is a bar, and that it is not far from the last one.
             sample = min(classes, max(SAMPLE, 4 * self.k))
-            part = self.lookup.columns(0, sample, self.worlds)
+            part = self.lookup.rows(0, sample, self.worlds)
 
             def first(query: int) -> None:
-                self._scan(query, part, 0, hidden, ids[query], found[query], _Work(sample))
+                self._scan(
+                    query, part, 0, hidden, ids[query], found[query], np.empty(sample, np.int32)
+                )
 
             self.pool.run(first, [(query,) for query in range(self.queries)])
             floors = found[:, 0]
@@ -265,13 +266,13 @@ class _Search:
         none = np.full(others.shape, -1, np.int64)
 
         def rest(part: int) -> None:
-            work = _Work(block)
+            alive = np.empty(block, np.int32)
             for start, stop in spans(parts[part][1] - parts[part][0], block):
                 low = sample + parts[part][0] + start
-                some = self.lookup.columns(low, low + stop - start, self.worlds)
+                some = self.lookup.rows(low, low + stop - start, self.worlds)
                 for query in range(self.queries):
                     heap = none[part, query], others[part, query]
-                    self._scan(query, some, low, hidden, *heap, work)
+                    self._scan(query, some, low, hidden, *heap, alive)
 
         self.pool.run(rest, [(part,) for part in range(len(parts))])
         return _best(
@@ -293,10 +294,8 @@ class _Search:
         slack = self.worlds * 2.0**-23 * float(largest.sum())
         self.highest[query] = tops.sum() + slack
         self.width[query] = max(self.highest[query] - floor, _TINY) / ALLOWED
-        # All steps of a class must fit into two bytes.
-        most = min(STEPS, 65_535 // self.worlds)
         for world in range(self.worlds):
-            count_steps(scores[world], tops[world], self.width[query], most, steps[world])
+            count_steps(scores[world], tops[world], self.width[query], steps[world])
         deficits = tops - scores.mean(axis=1, dtype=np.float64)
         self.order[query] = np.argsort(-deficits, kind="stable")
 
@@ -308,7 +307,7 @@ class _Search:
         hidden: ClassLists,
         ids: Ids,
         found: Floats,
-        work: _Work,
+        alive: NDArray[np.int32],
     ) -> None:
         """Offer a part of the lookup, whose first class is `first`, to a query's heap."""
         limit = self.highest[query]
@@ -325,17 +324,8 @@ class _Search:
             hidden.of(query, query + 1).classes,
             ids,
             found,
-            work.sums,
-            work.alive,
+            alive,
         )
-
-
-class _Work:
-    """Work space for blocks of so many classes."""
-
-    def __init__(self, size: int) -> None:
-        self.sums = np.empty(size, np.uint16)
-        self.alive = np.empty(size, np.int32)
 
 
 def _listed(
@@ -345,7 +335,7 @@ def _listed(
     ids, found = np.empty(0, np.int64), np.empty(0, np.float32)
     for start, stop in spans(len(allowed), BLOCK):
         ids = np.concatenate([ids, allowed[start:stop]])
-        some = scored(scores, lookup.partitions[: len(scores)], allowed[start:stop], combiner)
+        some = scored(scores, lookup, allowed[start:stop], combiner)
         found = np.concatenate([found, some])
         best = np.lexsort((ids, -found))[:k]
         ids, found = ids[best], found[best]

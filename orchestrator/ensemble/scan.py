@@ -24,26 +24,23 @@ SUM, MIN, MEDIAN = 0, 1, 2
 STEPS = 255
 """Most steps of one bucket."""
 GROUP = 8
-"""Worlds that are asked of a whole block before the classes that are out are left behind."""
-FEW = 4
-"""A block is left for its remaining classes once they are fewer than one in so many."""
+"""Worlds that are asked for a class before it is looked whether it is out."""
 
 
 @exact_kernel
-def count_steps(scores: Floats, top: float, width: float, most: int, out: Steps) -> None:
+def count_steps(scores: Floats, top: float, width: float, out: Steps) -> None:
     """Write how many steps each score is below the best of its world, rounded down.
 
     Args:
         scores: (B,) of one world.
         top: the best of them.
         width: of a step.
-        most: steps; more are not told apart.
-        out: (B,) written.
+        out: (B,) written; more than `STEPS` are not told apart.
     """
     scale = 1.0 / width
     for bucket in range(len(scores)):
         steps = (top - np.float64(scores[bucket])) * scale
-        out[bucket] = np.uint8(min(steps, np.float64(most)))
+        out[bucket] = np.uint8(min(steps, np.float64(STEPS)))
 
 
 @exact_kernel
@@ -60,7 +57,6 @@ def scan(
     hidden: Ids,
     ids: Ids,
     found: Floats,
-    sums: NDArray[np.uint16],
     alive: NDArray[np.int32],
 ) -> None:
     """Offer a block of classes to the heap that holds the k best of a query so far.
@@ -71,28 +67,27 @@ def scan(
         steps: (R, B) uint8.
         limit: the most steps that a class of the k best can have.
         order: the worlds to sieve by, in this order; none: every class is scored.
-        rows: (R, …) buckets of classes, of which [start, stop) are the block's.
+        rows: (n, R or more) buckets of classes, of which [start, stop) are the block's.
         start: see `rows`.
         stop: see `rows`.
         first: the id of the block's first class, higher than any in the heap; the others follow.
         hidden: ascending ids that must not be given.
         ids: (k,) ids in the heap, changed in place; -1 for none.
         found: (k,) their reduced scores, changed in place; -inf for none.
-        sums: work space for as many numbers as the block has classes.
-        alive: likewise.
+        alive: work space for as many numbers as the block has classes.
     """
     worlds = len(scores)
     values = np.empty(worlds, np.float32)
-    count = _sieve(steps, limit, order, rows, start, stop, sums, alive)
+    count = _sieve(steps, limit, order, rows, start, stop, alive)
     for place in range(count):
         offset = alive[place]
         if mode == SUM:
-            score = scores[0, rows[0, start + offset]]
+            score = scores[0, rows[start + offset, 0]]
             for world in range(1, worlds):
-                score += scores[world, rows[world, start + offset]]
+                score += scores[world, rows[start + offset, world]]
         else:
             for world in range(worlds):
-                values[world] = scores[world, rows[world, start + offset]]
+                values[world] = scores[world, rows[start + offset, world]]
             score = values.min() if mode == MIN else _median(values)
         # An equal score does not pass: its class is higher than those in the heap.
         if score > found[0] and not _contains(hidden, first + offset):
@@ -107,44 +102,27 @@ def _sieve(
     rows: Rows,
     start: int,
     stop: int,
-    sums: NDArray[np.uint16],
     alive: NDArray[np.int32],
 ) -> int:
     """Write the offsets of the classes within the limit, ascending, and return how many."""
-    size = stop - start
-    sums[:size] = 0
-    count, asked = size, 0
-    while asked < len(order) and count * FEW >= size:
-        last = min(asked + GROUP, len(order))
-        # Two worlds at a time: half as often the sums are read and written.
-        for place in range(asked, last - 1, 2):
-            one, other = steps[order[place]], steps[order[place + 1]]
-            mine, theirs = rows[order[place], start:stop], rows[order[place + 1], start:stop]
-            for offset in range(size):
-                sums[offset] += one[mine[offset]] + other[theirs[offset]]
-        if (last - asked) % 2 == 1:
-            one, mine = steps[order[last - 1]], rows[order[last - 1], start:stop]
-            for offset in range(size):
-                sums[offset] += one[mine[offset]]
-        asked, count = last, 0
-        for offset in range(size):
-            count += int(sums[offset] <= limit)
     count = 0
-    for offset in range(size):
-        alive[count] = offset
-        count += int(sums[offset] <= limit)
-    kept = 0
-    for place in range(count):
-        offset = alive[place]
-        total = int(sums[offset])
-        for later in range(asked, len(order)):
-            world = order[later]
-            total += steps[world, rows[world, start + offset]]
-            if total > limit:
-                break
-        alive[kept] = offset
-        kept += int(total <= limit)
-    return kept
+    whole = len(order) - len(order) % GROUP
+    for row in range(start, stop):
+        total, place = 0, 0
+        while place < whole and total <= limit:
+            a, b, c, d = order[place], order[place + 1], order[place + 2], order[place + 3]
+            e, f, g, h = order[place + 4], order[place + 5], order[place + 6], order[place + 7]
+            total += steps[a, rows[row, a]] + steps[b, rows[row, b]]
+            total += steps[c, rows[row, c]] + steps[d, rows[row, d]]
+            total += steps[e, rows[row, e]] + steps[f, rows[row, f]]
+            total += steps[g, rows[row, g]] + steps[h, rows[row, h]]
+            place += GROUP
+        if total <= limit:
+            for last in range(whole, len(order)):
+                total += steps[order[last], rows[row, order[last]]]
+        alive[count] = row - start
+        count += int(total <= limit)
+    return count
 
 
 @exact_kernel

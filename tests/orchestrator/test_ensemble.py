@@ -311,7 +311,11 @@ def test_numbers_that_are_none_are_refused(numbers: Case) -> None:
         ({"k": 0}, DataError, "k: expected at least 1 class to return, found 0"),
         ({"worlds": 0}, DataError, "worlds: expected 1 to 3, found 0"),
         ({"worlds": 4}, DataError, "worlds: expected 1 to 3, found 4"),
-        ({"mode": "all"}, ConfigError, "mode: expected one of exact, full, pruned, candidates, found all"),
+        (
+            {"mode": "all"},
+            ConfigError,
+            "mode: expected one of exact, full, pruned, candidates, found all",
+        ),
         ({"combiner": "max"}, ConfigError, "combiner: expected one of mean, log, min, median"),
     ],
 )

@@ -13,13 +13,7 @@ from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
 from orchestrator.ensemble.retrieval import ClassLists, brute_force
-from workers.partition import (
-    HashPartition,
-    PackedPermutations,
-    Partition,
-    PermutationPartition,
-    packed,
-)
+from workers.partition import HashPartition, Partition, PermutationPartition
 from workers.threads import Pool
 
 Floats = NDArray[np.float32]
@@ -34,12 +28,6 @@ def pools() -> Iterator[dict[int, Pool]]:
 
 def partitions_of(classes: int, buckets: int, worlds: int) -> list[Partition]:
     return [PermutationPartition(classes, buckets, seed) for seed in range(worlds)]
-
-
-def packing(partitions: list[Partition]) -> PackedPermutations:
-    found = packed(partitions)
-    assert found is not None
-    return found
 
 
 def probabilities(
@@ -127,7 +115,8 @@ def test_a_clear_query_looks_at_few_classes(pools: dict[int, Pool], name: str) -
         scores[world, 0, partition.buckets_of(np.arange(10))] = 0.1
     scores = combiner(name).transform(scores)
     nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
-    search = Search(scores[:, 0], packing(partitions), 10, combiner(name), nothing)
+    lookup = BucketLookup(partitions, pools[1], most_bytes=0)
+    search = Search(scores[:, 0], lookup, 10, combiner(name), nothing)
     assert search.search()
     assert search.ids.tolist() == list(range(10))
     assert search.looked_at <= 100
@@ -144,9 +133,10 @@ def test_partitions_that_cannot_list_a_bucket_are_searched_in_full(
     assert np.array_equal(found[0], wanted[0]) and np.array_equal(found[1], wanted[1])
 
 
+@pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("name", COMBINERS)
 def test_threads_that_share_a_search_find_what_one_finds(
-    pools: dict[int, Pool], monkeypatch: pytest.MonkeyPatch, name: str
+    pools: dict[int, Pool], monkeypatch: pytest.MonkeyPatch, name: str, stored: bool
 ) -> None:
     # So that every look at some buckets is many tasks.
     monkeypatch.setattr(pruned_module, "CHUNK", 16)
@@ -155,11 +145,12 @@ def test_threads_that_share_a_search_find_what_one_finds(
     partitions = partitions_of(20_000, 400, 6)
     rng = np.random.default_rng(3)
     nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    lookup = BucketLookup(partitions, pools[2], most_bytes=2**24 if stored else 0)
     sure = 0
     for _ in range(20):
         # Of the lookup's first five worlds.
         scores = combiner(name).transform(probabilities(rng, "trained", partitions[:5], 1))
-        search = Search(scores[:, 0], packing(partitions[:5]), 5, combiner(name), nothing, pools[2])
+        search = Search(scores[:, 0], lookup, 5, combiner(name), nothing, pools[2])
         if search.search():
             sure += 1
             wanted, found = brute_force(scores, partitions[:5], 5, combiner(name))

@@ -197,10 +197,10 @@ def test_a_stored_lookup_gives_the_same_answers(run: Path, mode: str) -> None:
     computed = Ensemble.load(api.merge(str(run)))
     stored = Ensemble.load(api.merge(str(run), lookup="stored"), verify="full")
     rows = np.load(Path(stored.artefact.uri, "lookup.npy"))
-    assert rows.dtype == np.uint16 and rows.shape == (3, computed.classes)
+    assert rows.dtype == np.uint16 and rows.shape == (computed.classes, 3)
     for world, partition in enumerate(computed.lookup.partitions):
-        assert np.array_equal(rows[world], partition.buckets_of(np.arange(computed.classes)))
-    # All three of its rows, and two of them.
+        assert np.array_equal(rows[:, world], partition.buckets_of(np.arange(computed.classes)))
+    # All three of its columns, and two of them.
     for worlds in (None, 2):
         found = stored.predict(queries, 5, mode=mode, worlds=worlds)
         wanted = computed.predict(queries, 5, mode=mode, worlds=worlds)
@@ -212,7 +212,7 @@ def test_a_stored_lookup_gives_the_same_answers(run: Path, mode: str) -> None:
 @pytest.mark.parametrize(
     ("lookup", "message"),
     [
-        (np.zeros((3, 7), np.uint16), r"expected uint16 of \(3, \d+\), found uint16 of \(3, 7\)"),
+        (np.zeros((7, 3), np.uint16), r"expected uint16 of \(\d+, 3\), found uint16 of \(7, 3\)"),
         (None, r"expected buckets from 0 to \d+, found 0 to 60000"),
         (b"nothing", "expected a .npy file, found"),
     ],
@@ -223,7 +223,7 @@ def test_a_lookup_that_is_none_is_refused(
     uri = Path(api.merge(str(run), lookup="stored"))
     if not isinstance(lookup, bytes):
         rows = np.load(uri / "lookup.npy") if lookup is None else lookup
-        rows[-1, [0, -1]] = 0, 60_000
+        rows[[0, -1], -1] = 0, 60_000
         file = io.BytesIO()
         np.save(file, rows)
         lookup = file.getvalue()
