@@ -27,11 +27,15 @@ ASKED = 60 if QUICK else 210
 FULL = 12 if QUICK else 20
 """Queries that are asked one at a time of `full`."""
 BATCH = 64
+ENOUGH = 0.999
+"""Recall from which on `candidates` is not asked for more."""
 NAMED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Buckets of each world for `candidates`."""
 MOST_SCORES = 18 << 30
 """Bytes that the published loop, and brute force, may take."""
-CHECKED = 3
+FEWEST = 10
+"""Queries that a time is told of."""
+CHECKED = 2
 """Queries that are compared with brute force."""
 _READ = 1 << 28
 """Numbers that are read to tell how fast that is."""
@@ -80,10 +84,18 @@ def same(found: Answers, wanted: Answers) -> bool:
 
 
 def computed(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
-    """Time the pruned search where buckets are computed for each class that is looked at."""
-    chosen = combiner(name)
-    values = one_by_one(scores, name, FULL)
-    return latency(lambda one: pruned(one, lookup, K, chosen, pool), values)
+    """Time the pruned search where buckets are computed for each class that is looked at.
+
+    Of queries that it does not leave to `full`.
+    """
+    chosen, values = combiner(name), one_by_one(scores, name, ASKED)
+    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+
+    def search(one: Scores) -> bool:
+        return Search(one[:, 0], lookup, K, chosen, nothing, pool).search()
+
+    sure = [one for one in values if search(one)]
+    return {"queries": len(sure), **(latency(search, sure) if len(sure) > 2 * FEWEST else {})}
 
 
 def read_rate(pool: Pool) -> float:
@@ -103,7 +115,7 @@ def checked(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Foun
     Brute force holds R numbers for each class, so only as many queries as `MOST_SCORES` allows.
     """
     chosen = combiner(name)
-    held = 12 * lookup.classes * len(scores)
+    held = 5 * lookup.classes * len(scores)
     if held > MOST_SCORES:
         return {"queries": 0, "why": f"brute force would hold {held:,} bytes"}
     rng = np.random.default_rng(0)
@@ -144,7 +156,7 @@ def batch(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
 def near(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> dict[str, Found]:
     """Return recall of the exact best and latency of `candidates`, by buckets of each world."""
     chosen = combiner(name)
-    values = one_by_one(scores, name, ASKED)
+    values = one_by_one(scores, name, ASKED // 2)
     exact = [pruned(one, lookup, K, chosen, pool)[0][0] for one in values]
     found = {}
     for buckets in NAMED:
@@ -157,5 +169,8 @@ def near(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> dict[st
 
         times = latency(ask, values)
         hits = [len(set(a) & set(b)) for a, b in zip(answers, exact, strict=True)]
-        found[str(buckets)] = {**times, "recall": round(float(np.mean(hits)) / K, 4)}
+        recall = float(np.mean(hits)) / K
+        found[str(buckets)] = {**times, "recall": round(recall, 4)}
+        if recall >= ENOUGH:
+            break
     return found

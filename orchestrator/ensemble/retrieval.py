@@ -266,7 +266,7 @@ class _Search:
         none = np.full(others.shape, -1, np.int64)
 
         def rest(part: int) -> None:
-            alive = np.empty(block, np.int32)
+            alive = np.empty(block + 1, np.int32)
             for start, stop in spans(parts[part][1] - parts[part][0], block):
                 low = sample + parts[part][0] + start
                 some = self.lookup.rows(low, low + stop - start, self.worlds)

@@ -74,7 +74,7 @@ def scan(
         hidden: ascending ids that must not be given.
         ids: (k,) ids in the heap, changed in place; -1 for none.
         found: (k,) their reduced scores, changed in place; -inf for none.
-        alive: work space for as many numbers as the block has classes.
+        alive: work space for one number more than the block has classes.
     """
     worlds = len(scores)
     values = np.empty(worlds, np.float32)
@@ -105,23 +105,26 @@ def _sieve(
     alive: NDArray[np.int32],
 ) -> int:
     """Write the offsets of the classes within the limit, ascending, and return how many."""
+    # Flat and unsigned: no look at whether an index is negative.
+    flat, buckets, width = steps.reshape(-1), rows.reshape(-1), np.uint64(rows.shape[1])
+    worlds, bases = order.astype(np.uint64), order.astype(np.uint64) * np.uint64(steps.shape[1])
     count = 0
-    whole = len(order) - len(order) % GROUP
-    for row in range(start, stop):
-        total, place = 0, 0
-        while place < whole and total <= limit:
-            a, b, c, d = order[place], order[place + 1], order[place + 2], order[place + 3]
-            e, f, g, h = order[place + 4], order[place + 5], order[place + 6], order[place + 7]
-            total += steps[a, rows[row, a]] + steps[b, rows[row, b]]
-            total += steps[c, rows[row, c]] + steps[d, rows[row, d]]
-            total += steps[e, rows[row, e]] + steps[f, rows[row, f]]
-            total += steps[g, rows[row, g]] + steps[h, rows[row, h]]
-            place += GROUP
-        if total <= limit:
-            for last in range(whole, len(order)):
-                total += steps[order[last], rows[row, order[last]]]
+    for row in range(start, stop, 2):
+        # Two classes at a time, the last one with itself: neither waits for the other.
+        one = np.uint64(row) * width
+        two = np.uint64(min(row + 1, stop - 1)) * width
+        first, second = np.uint64(0), np.uint64(0)
+        for group in range(0, len(worlds), GROUP):
+            for place in range(group, min(group + GROUP, len(worlds))):
+                world, base = worlds[place], bases[place]
+                first += np.uint64(flat[base + np.uint64(buckets[one + world])])
+                second += np.uint64(flat[base + np.uint64(buckets[two + world])])
+            if min(first, second) > np.uint64(limit):
+                break
         alive[count] = row - start
-        count += int(total <= limit)
+        count += int(first <= np.uint64(limit))
+        alive[count] = row + 1 - start
+        count += int(second <= np.uint64(limit) and row + 1 < stop)
     return count
 
 
