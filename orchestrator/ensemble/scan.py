@@ -108,23 +108,31 @@ def _sieve(
     # Flat and unsigned: no look at whether an index is negative.
     flat, buckets, width = steps.reshape(-1), rows.reshape(-1), np.uint64(rows.shape[1])
     worlds, bases = order.astype(np.uint64), order.astype(np.uint64) * np.uint64(steps.shape[1])
+    groups, most = len(order) // GROUP, np.uint64(limit)
     count = 0
     for row in range(start, stop, 2):
         # Two classes at a time, the last one with itself: neither waits for the other.
         one = np.uint64(row) * width
         two = np.uint64(min(row + 1, stop - 1)) * width
         first, second = np.uint64(0), np.uint64(0)
-        for group in range(0, len(worlds), GROUP):
-            for place in range(group, min(group + GROUP, len(worlds))):
-                world, base = worlds[place], bases[place]
-                first += np.uint64(flat[base + np.uint64(buckets[one + world])])
-                second += np.uint64(flat[base + np.uint64(buckets[two + world])])
-            if min(first, second) > np.uint64(limit):
+        place = np.uint64(0)
+        for _ in range(groups):
+            # As many times as is known to the compiler.
+            for step in range(np.uint64(GROUP)):
+                world, base = worlds[place + step], bases[place + step]
+                first += flat[base + buckets[one + world]]
+                second += flat[base + buckets[two + world]]
+            place += np.uint64(GROUP)
+            if min(first, second) > most:
                 break
+        if min(first, second) <= most:
+            for last in range(place, np.uint64(len(worlds))):
+                first += flat[bases[last] + buckets[one + worlds[last]]]
+                second += flat[bases[last] + buckets[two + worlds[last]]]
         alive[count] = row - start
-        count += int(first <= np.uint64(limit))
+        count += int(first <= most)
         alive[count] = row + 1 - start
-        count += int(second <= np.uint64(limit) and row + 1 < stop)
+        count += int(second <= most and row + 1 < stop)
     return count
 
 
