@@ -65,7 +65,7 @@ def _exact(found: dict[str, Any]) -> list[str]:
                     f"{single['full_over_pruned']:.1f}",
                     f"{100 * single['looked_at']['50']:.2f}",
                     f"{100 * single['left_to_full']:.1f}",
-                    f"{one[name]['computed'].get('p50_ms', float('nan')):.1f}",
+                    one[name]["computed"].get("p50_ms", "–"),
                     f"{batch['full_ms_a_query']:.2f}",
                     batch.get("ratio", f"needs {batch['published_bytes'] / 1e9:.0f} GB"),
                     f"{one[name]['full_share_of_read_rate']:.2f}",
