@@ -93,6 +93,20 @@ class Pool:
         self.close()
 
 
+def share(
+    pool: Pool | None, function: Callable[..., None], chunks: Sequence[tuple[Any, ...]]
+) -> None:
+    """Call `function(*chunk)` for every chunk, in this thread if there is no pool or one chunk.
+
+    A task of a pool must not wait for others of the same pool; and one chunk has none to share.
+    """
+    if pool is None or len(chunks) == 1:
+        for chunk in chunks:
+            function(*chunk)
+    else:
+        pool.run(function, chunks)
+
+
 def spans(length: int, size: int) -> list[tuple[int, int]]:
     """Cut [0, length) into (start, stop) pairs of `size`, the last one shorter."""
     return [(start, min(start + size, length)) for start in range(0, length, size)]

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.peers.clock import resident
 from workers.attempt import Stopped, run_attempt
 from workers.config import (
     DataConfig,
@@ -91,14 +92,6 @@ def train(config: WorldConfig, steps: int) -> None:
     counted = itertools.count(1)
     with tempfile.TemporaryDirectory() as run, contextlib.suppress(Stopped):
         run_attempt(run, config, 0, "01-a", stop=lambda: next(counted) > steps)
-
-
-def resident(name: str) -> int:
-    """Return the bytes of a line of this process's status: VmRSS now, VmHWM at its highest."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise SystemExit(f"/proc/self/status: expected {name}, found none; this needs Linux")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -52,3 +53,11 @@ def latency(ask: Callable[[T], object], queries: list[T]) -> dict[str, float]:
         seconds.append(time.perf_counter() - began)
     p50, p99 = np.percentile(seconds[_WARM_UP:], (50, 99))
     return {"p50_ms": round(1000 * float(p50), 3), "p99_ms": round(1000 * float(p99), 3)}
+
+
+def resident(name: str) -> int:
+    """Return the bytes of a line of this process's status: VmRSS now, VmHWM at its highest."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise SystemExit(f"/proc/self/status: expected {name}, found none; this needs Linux")

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.clock import resident
 from benchmarks.writing import ROOT
 
 
@@ -40,19 +41,11 @@ def drop(path: Path) -> None:
         os.close(file)
 
 
-def memory(key: str) -> int:
-    """Return bytes that the system tells of this process, such as `VmRSS` or `VmHWM`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status: expected a line {key}, found none")
-
-
 def main() -> None:
     """Open, ask one query, and tell."""
     from orchestrator import Ensemble
 
-    before = memory("VmRSS")
+    before = resident("VmRSS")
     began = time.perf_counter()
     ensemble = Ensemble.load(sys.argv[1])
     _ = ensemble.lookup
@@ -60,10 +53,10 @@ def main() -> None:
     found = {
         "seconds": round(ready - began, 3),
         "python_rss_bytes": before,
-        "resident_bytes": memory("VmRSS"),
+        "resident_bytes": resident("VmRSS"),
         # Mapped files are counted by the system, and given back when others need the memory.
-        "own_bytes": memory("RssAnon"),
-        "peak_bytes": memory("VmHWM"),
+        "own_bytes": resident("RssAnon"),
+        "peak_bytes": resident("VmHWM"),
     }
     ensemble.predict(["a query"], mode="pruned")
     found["first_answer_seconds"] = round(time.perf_counter() - ready, 3)

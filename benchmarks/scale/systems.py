@@ -20,8 +20,9 @@ from benchmarks.baselines.mixture import Mixture
 from benchmarks.baselines.rows import Bags, bags, one_label
 from benchmarks.baselines.sampled_softmax import SampledSoftmax
 from benchmarks.datasets import BenchmarkSet, Lists, find_sets
-from benchmarks.engine.peak import resident, train_a_little
+from benchmarks.engine.peak import train_a_little
 from benchmarks.generated import product_search
+from benchmarks.peers.clock import resident
 from benchmarks.peers.metrics import TOP, metrics
 from benchmarks.writing import QUICK
 from orchestrator import Ensemble, train

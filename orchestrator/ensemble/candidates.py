@@ -25,7 +25,7 @@ from orchestrator.ensemble.retrieval import (
 )
 from workers.errors import DataError
 from workers.partition import Partition
-from workers.threads import Pool
+from workers.threads import Pool, share
 
 BUCKETS = 16
 """m, unless another number is asked for."""
@@ -88,10 +88,7 @@ def candidates(
         order = np.lexsort((named, -best))[:k]
         ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
 
-    if queries == 1:
-        search(0)
-    else:
-        pool.run(search, [(query,) for query in range(queries)])
+    share(pool, search, [(query,) for query in range(queries)])
     return finished(ids, found, lookup, len(scores), combiner)
 
 
@@ -110,11 +107,7 @@ def _named(
         chosen = best_buckets(scores[world], buckets).astype(np.int32)
         named[world] = partitions[world].classes_in(chosen)[0]
 
-    if pool is None:
-        for world in range(len(scores)):
-            name(world)
-    else:
-        pool.run(name, [(world,) for world in range(len(scores))])
+    share(pool, name, [(world,) for world in range(len(scores))])
     everything = np.concatenate(named)
     everything.sort()
     classes, times = runs(everything)

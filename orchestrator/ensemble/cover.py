@@ -28,8 +28,8 @@ BINS = 512
 @exact_kernel
 def rank_buckets(
     scores: Floats,
-    top: np.float32,
-    bottom: np.float32,
+    top: float,
+    bottom: float,
     most: int,
     order: Buckets,
     starts: Counts,
@@ -50,11 +50,11 @@ def rank_buckets(
         corner: (BINS + 1,) for 0 and each corner of the concave hull of `low` over `starts`, the
             next corner; itself if that is the last one that the sorted buckets reach; written.
     """
-    span = np.float64(top) - np.float64(bottom)
+    span = top - bottom
     scale = BINS / span if span > 0 else 0.0
     bins = np.empty(len(scores), np.int16)
     for bucket in range(len(scores)):
-        deficit = (np.float64(top) - np.float64(scores[bucket])) * scale
+        deficit = (top - np.float64(scores[bucket])) * scale
         bins[bucket] = min(np.int32(deficit), np.int32(BINS - 1))
     starts[:] = 0
     worst = 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -179,7 +180,7 @@ class Ensemble:
             check_lists(lists, table.num_rows, self.classes)
         parts = [
             self.best(
-                probabilities,
+                self.scores(probabilities, chosen),
                 k,
                 chosen,
                 mode=mode,
@@ -192,9 +193,20 @@ class Ensemble:
         scores = np.concatenate([np.empty((0, k), np.float32), *(part[1] for part in parts)])
         return Prediction(ids, scores, self.names.of(ids) if self.names else None)
 
+    def scores(
+        self, probabilities: Sequence[Tensor], combiner: Combiner
+    ) -> NDArray[np.float32] | Tensor:
+        """Return what `best` looks up (R, n, B), from what `probabilities` yields.
+
+        The first r of its worlds are those of an ensemble of r.
+        """
+        if self._device == "cpu":
+            return combiner.transform(np.stack([part.numpy() for part in probabilities]))
+        return on_device.transformed(probabilities, combiner)
+
     def best(
         self,
-        probabilities: Sequence[Tensor],
+        scores: NDArray[np.float32] | Tensor,
         k: int,
         combiner: Combiner,
         *,
@@ -205,27 +217,19 @@ class Ensemble:
         """Return the k best classes (n, k) of n queries and their scores; see `Prediction`.
 
         Args:
-            probabilities: the (n, B) bucket probabilities of the first worlds, as
-                `probabilities` yields them.
+            scores: of the first worlds, from `scores`.
             k: classes a query.
             combiner: from `combiner`.
             mode: as for `predict`.
             leave_out: classes that a query must not get.
             keep_to: classes that a query may get only.
         """
-        if self._device == "cpu":
-            scores = combiner.transform(np.stack([part.numpy() for part in probabilities]))
-            return MODES[mode](
-                scores, self.lookup, k, combiner, self.pool, leave_out=leave_out, keep_to=keep_to
-            )
-        return on_device.MODES[mode](
-            on_device.transformed(probabilities, combiner),
-            self._device_lookup,
-            k,
-            combiner,
-            leave_out=leave_out,
-            keep_to=keep_to,
-        )
+        lists: dict[str, Any] = {"leave_out": leave_out, "keep_to": keep_to}
+        if isinstance(scores, np.ndarray):
+            return MODES[mode](scores, self.lookup, k, combiner, self.pool, **lists)
+        # To look at all classes is quick enough there, so that nothing prunes.
+        search = on_device.candidates if mode == "candidates" else on_device.full
+        return search(scores, self._device_lookup, k, combiner, **lists)
 
     def probabilities(
         self, table: pa.Table, worlds: int | None = None

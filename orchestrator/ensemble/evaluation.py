@@ -160,8 +160,9 @@ def _measure(
         hidden = None if without is None else without.of(start, stop)
         some = offsets[start : stop + 1] - offsets[start]
         wanted = labels[offsets[start] : offsets[stop]]
-        for (name, count), meter in meters.items():
-            ids, _ = ensemble.best(
-                probabilities[:count], k, ensemble.combiner(name), leave_out=hidden
-            )
-            meter.update(ids, some, wanted)
+        for name in dict.fromkeys(name for name, _ in meters):
+            combiner = ensemble.combiner(name)
+            scores = ensemble.scores(probabilities, combiner)
+            for (_, count), meter in ((key, m) for key, m in meters.items() if key[0] == name):
+                ids, _ = ensemble.best(scores[:count], k, combiner, leave_out=hidden)
+                meter.update(ids, some, wanted)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import StorageError
-from workers.partition import Partition
+from workers.partition import Partition, packed
 from workers.threads import Pool, spans
 
 Ids = NDArray[np.int64]
@@ -46,6 +46,8 @@ class BucketLookup:
         self.partitions = tuple(partitions)
         self.classes = partitions[0].classes
         self.buckets = partitions[0].buckets
+        self.packed = packed(partitions)
+        """The permutations that kernels search by; None if a partition is made otherwise."""
         self._kind = bucket_type(self.buckets)
         self.stored = stored
         """(K, R), or None: a class's buckets side by side, as one that is looked at is asked for
@@ -124,7 +126,7 @@ def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows
     kind = np.dtype(bucket_type(buckets))
     try:
         # Copy on write, though nobody writes: kernels are compiled for arrays that may be.
-        found: Rows = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+        found: Rows = np.asarray(np.lib.format.open_memmap(path, mode="c"))
     except (ValueError, OSError) as error:
         raise StorageError(f"{path}: expected a .npy file, found: {error}; merge again") from error
     if found.shape != shape or found.dtype != kind or not found.flags.c_contiguous:

@@ -7,7 +7,7 @@ so that equal scores go to the lower id whatever the order in which a device sel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -241,12 +241,3 @@ def _hide(keys: Tensor, hidden: ClassLists, start: int, stop: int) -> None:
             torch.from_numpy(owners).to(keys.device),
             torch.from_numpy(hidden.classes[here] - start).to(keys.device),
         ] = _LOWEST
-
-
-MODES: dict[str, Callable[..., tuple[Ids, Floats]]] = {
-    "exact": full,
-    "full": full,
-    "pruned": full,
-    "candidates": candidates,
-}
-"""How the best classes are found; looking at all of them is quick enough there."""

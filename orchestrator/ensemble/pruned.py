@@ -31,7 +31,6 @@ the bar stays, as its number may be the lower one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +47,13 @@ from orchestrator.ensemble.retrieval import (
     ClassLists,
     Floats,
     Ids,
+    bounds,
     finished,
     full,
     prepared,
     scored,
 )
-from workers.partition import packed
-from workers.threads import Pool, spans
+from workers.threads import Pool, share, spans
 
 PRUNED_FROM = 1_000_000
 """Classes from which on `exact` prunes."""
@@ -114,10 +113,7 @@ def pruned(
         else:
             floors[query] = best.bar
 
-    if queries == 1:
-        search(0)
-    else:
-        pool.run(search, [(query,) for query in range(queries)])
+    share(pool, search, [(query,) for query in range(queries)])
     result = finished(ids, found, lookup, len(scores), combiner)
     unsure = np.flatnonzero(~np.isnan(floors))
     if len(unsure):
@@ -186,9 +182,8 @@ class Search:
         self._k = min(k, lookup.classes)
         self._combiner = combiner
         self._lookup = lookup
-        partitions = packed(lookup.partitions[: len(scores)])
-        assert partitions is not None
-        self._partitions = partitions
+        assert lookup.packed is not None
+        self._partitions = lookup.packed
         self._rows = np.empty((0, 0), np.uint16) if lookup.stored is None else lookup.stored
         self._hidden = hidden.classes
         self._pool = pool
@@ -202,24 +197,20 @@ class Search:
         self._corner = np.zeros((worlds, BINS + 1), np.int64)
         self._bins = self._starts, self._low, self._corner
         self._most = int(LOOKED_AT * buckets)
-        tops, bottoms = scores.max(axis=1), scores.min(axis=1)
+        self._tops, bottoms, self._slack, self._order = bounds(scores)
 
         def rank(world: int) -> None:
             made = (array[world] for array in (self._ranked, *self._bins))
-            rank_buckets(scores[world], tops[world], bottoms[world], self._most, *made)
+            rank_buckets(scores[world], self._tops[world], bottoms[world], self._most, *made)
 
-        self._run(rank, [(world,) for world in range(worlds)])
-        self._tops = tops.astype(np.float64)
-        # A sum of R float32 numbers is off by less than R halves of a last place of that.
-        self._slack = worlds * 2.0**-23 * float(np.maximum(self._tops, -bottoms).sum())
+        share(pool, rank, [(world,) for world in range(worlds)])
         self._sums = combiner.reduction == "sum"
         self._values = scores if self._sums else np.ones_like(scores)
         self._highest = self._tops if self._sums else np.ones(worlds)
         # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
         self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
-        self._order = np.argsort(scores.mean(axis=1) - tops, kind="stable")
         # Twice as many classes as are wanted should give a bar.
-        self._first = -(-2 * self._k * buckets // partitions.classes)
+        self._first = -(-2 * self._k * buckets // lookup.classes)
 
     def search(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
@@ -293,7 +284,7 @@ class Search:
         def look(start: int, stop: int) -> None:
             self._sift(worlds[start:stop], buckets[start:stop], each * (stop - start))
 
-        self._run(look, spans(len(buckets), max(1, CHUNK // each)))
+        share(self._pool, look, spans(len(buckets), max(1, CHUNK // each)))
 
     def _sift(self, worlds: NDArray[np.int32], buckets: NDArray[np.int32], most: int) -> None:
         """Offer those classes of some buckets that can reach the bar.
@@ -327,10 +318,3 @@ class Search:
             self.ids, self.found = ids[best], found[best]
             if len(best) == self._k:
                 self.bar = float(self.found[-1])
-
-    def _run(self, function: Callable[..., None], chunks: Sequence[tuple[int, ...]]) -> None:
-        if self._pool is None or len(chunks) == 1:
-            for chunk in chunks:
-                function(*chunk)
-        else:
-            self._pool.run(function, chunks)

@@ -128,6 +128,28 @@ def finished(
     return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
 
 
+class Bounds(NamedTuple):
+    """What one query's scores in R worlds can add up to."""
+
+    tops: NDArray[np.float64]
+    """(R,) the best score of each world."""
+    bottoms: NDArray[np.float64]
+    """(R,) the worst."""
+    slack: float
+    """What float32 may have rounded: a sum of R numbers is off by less than R halves of a last
+    place of the largest sum that there can be."""
+    order: Ids
+    """(R,) the worlds whose scores are furthest below their best come first."""
+
+
+def bounds(scores: Floats) -> Bounds:
+    """Return the bounds of one query's scores (R, B)."""
+    tops, bottoms = (found.astype(np.float64) for found in (scores.max(axis=1), scores.min(axis=1)))
+    slack = len(scores) * 2.0**-23 * float(np.maximum(tops, -bottoms).sum())
+    deficits = tops - scores.mean(axis=1, dtype=np.float64)
+    return Bounds(tops, bottoms, slack, np.argsort(-deficits, kind="stable"))
+
+
 def scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
     """Return the reduced scores (n,) of n classes, from one query's scores (R, B)."""
     rows = lookup.buckets_of(classes, len(scores))
@@ -218,9 +240,8 @@ class _Search:
 
     A class is out once it lacks more than it may. For a sum that is the distance of the bar, the
     k-th best score found so far, from the sum of the worlds' best scores, loosened by what float32
-    may have rounded: sums of R numbers are off by less than R halves of a last place of the
-    largest that there can be. For a minimum or median it is a number of worlds whose scores do
-    not reach the bar: none, or ⌊R/2⌋, since the higher of the two middle scores must reach it.
+    may have rounded (`Bounds.slack`). For a minimum or median it is a number of worlds whose scores
+    do not reach the bar: none, or ⌊R/2⌋, since the higher of the two middle scores must reach it.
     """
 
     def __init__(
@@ -289,15 +310,11 @@ class _Search:
             self.highest[query] = self.worlds // 2 if self.mode == MEDIAN else 0
             self.order[query] = np.argsort(-steps.sum(axis=1, dtype=np.int64), kind="stable")
             return
-        tops = scores.max(axis=1).astype(np.float64)
-        largest = np.maximum(tops, -scores.min(axis=1))
-        slack = self.worlds * 2.0**-23 * float(largest.sum())
+        tops, _, slack, self.order[query] = bounds(scores)
         self.highest[query] = tops.sum() + slack
         self.width[query] = max(self.highest[query] - floor, _TINY) / ALLOWED
         for world in range(self.worlds):
             count_steps(scores[world], tops[world], self.width[query], steps[world])
-        deficits = tops - scores.mean(axis=1, dtype=np.float64)
-        self.order[query] = np.argsort(-deficits, kind="stable")
 
     def _scan(
         self,

@@ -12,7 +12,8 @@ from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.cover import best_buckets
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import ClassLists, brute_force
-from tests.orchestrator.test_pruned import partitions_of, probabilities, some_lists
+from tests.orchestrator.test_pruned import partitions_of, probabilities
+from tests.orchestrator.test_retrieval import some_lists
 from workers.errors import DataError
 from workers.threads import Pool
 

@@ -16,8 +16,8 @@ from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.on_device import DeviceLookup
 from orchestrator.ensemble.retrieval import brute_force
-from tests.orchestrator.test_pruned import KINDS, partitions_of, probabilities, some_lists
-from tests.orchestrator.test_retrieval import some_partitions
+from tests.orchestrator.test_pruned import KINDS, partitions_of, probabilities
+from tests.orchestrator.test_retrieval import both_lists, some_partitions
 from workers.errors import DataError
 from workers.threads import Pool
 
@@ -63,10 +63,7 @@ def test_all_modes_give_what_the_host_gives(
     partitions = of(classes, buckets, worlds)
     by = combiner(name)
     scores = by.transform(probabilities(rng, kind, partitions, queries))
-    lists = {
-        key: None if most is None else some_lists(rng, queries, classes, most)
-        for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
-    }
+    lists = both_lists(rng, queries, classes, leave_out, keep_to)
     host = BucketLookup(partitions, pool)
     lookup = DeviceLookup(host, "cpu", most_bytes=2**30 if stored else 0)
     tensor = torch.from_numpy(scores)

@@ -13,6 +13,7 @@ from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
 from orchestrator.ensemble.retrieval import ClassLists, brute_force
+from tests.orchestrator.test_retrieval import both_lists
 from workers.partition import HashPartition, Partition, PermutationPartition
 from workers.threads import Pool
 
@@ -56,12 +57,6 @@ def probabilities(
     return result
 
 
-def some_lists(rng: np.random.Generator, queries: int, classes: int, most: int) -> ClassLists:
-    lengths = rng.integers(0, most + 1, queries)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return ClassLists(offsets, rng.integers(0, classes, offsets[-1]))
-
-
 @given(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(KINDS),
@@ -94,10 +89,7 @@ def test_pruned_equals_brute_force(
     rng = np.random.default_rng(seed)
     partitions = partitions_of(classes, max(2, int(classes * share)), worlds)
     scores = combiner(name).transform(probabilities(rng, kind, partitions, queries))
-    lists = {
-        key: None if most is None else some_lists(rng, queries, classes, most)
-        for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
-    }
+    lists = both_lists(rng, queries, classes, leave_out, keep_to)
     lookup = BucketLookup(partitions, pools[threads], most_bytes=2**20 if stored else 0)
     ids, found = pruned(scores, lookup, k, combiner(name), pools[threads], **lists)
     expected_ids, expected = brute_force(scores, partitions, k, combiner(name), **lists)

@@ -34,6 +34,20 @@ def some_lists(rng: np.random.Generator, queries: int, classes: int, most: int) 
     return ClassLists(offsets, rng.integers(0, classes, offsets[-1]))
 
 
+def both_lists(
+    rng: np.random.Generator,
+    queries: int,
+    classes: int,
+    leave_out: int | None,
+    keep_to: int | None,
+) -> dict[str, Any]:
+    """Return lists of at most so many classes, by the names of the arguments that take them."""
+    return {
+        key: None if most is None else some_lists(rng, queries, classes, most)
+        for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
+    }
+
+
 def some_scores(
     rng: np.random.Generator, shape: tuple[int, int, int], levels: int
 ) -> NDArray[np.float32]:
@@ -78,10 +92,7 @@ def test_full_equals_brute_force(
     buckets = max(2, int(classes * share))
     partitions = some_partitions(classes, buckets, worlds)
     scores = some_scores(rng, (worlds, queries, buckets), levels)
-    lists: dict[str, Any] = {
-        key: None if most is None else some_lists(rng, queries, classes, most)
-        for key, most in (("leave_out", leave_out), ("keep_to", keep_to))
-    }
+    lists = both_lists(rng, queries, classes, leave_out, keep_to)
     lookup = BucketLookup(partitions, pools[threads], most_bytes=2**20 if stored else 0)
     assert (lookup.stored is not None) == stored
     ids, found = full(scores, lookup, k, combiner(name), pools[threads], block=block, **lists)
