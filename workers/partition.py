@@ -21,10 +21,11 @@ from workers.errors import ConfigError, DataError
 from workers.hashing import GOLDEN, MIX_1, MIX_2, derive_seed, mix64, mix64_jit
 from workers.jit import kernel
 from workers.permutation import (
+    BLOCK,
     Permutation,
     Words,
-    forward_word,
-    inverse_word,
+    forward_words,
+    inverse_words,
     shift_right,
     signed,
 )
@@ -46,11 +47,16 @@ def _permutation_buckets(
     x: Ids, n: int, bits: int, low_bits: int, keys: Words, buckets: int, out: Buckets
 ) -> int:
     """Fill `out`; return the place of the first class outside [0, n), or -1."""
-    for i in range(len(x)):
-        if x[i] < 0 or x[i] >= n:
-            return i
-        image = forward_word(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys)
-        out[i] = np.int32(image % np.uint64(buckets))
+    images = np.empty(BLOCK, np.uint64)
+    for start in range(0, len(x), BLOCK):
+        size = min(BLOCK, len(x) - start)
+        for i in range(size):
+            if x[start + i] < 0 or x[start + i] >= n:
+                return start + i
+            images[i] = np.uint64(x[start + i])
+        forward_words(images[:size], n, bits, low_bits, keys, images)
+        for i in range(size):
+            out[start + i] = np.int32(images[i] % np.uint64(buckets))
     return -1
 
 
@@ -66,13 +72,15 @@ def _permutation_classes(
     of: Buckets,
 ) -> None:
     """Fill `out` with the classes of buckets, one bucket after the other, and `of` with theirs."""
-    place = 0
+    images, place = np.empty(n // buckets + 1, np.uint64), 0
     for bucket in chosen:
+        size = 0
         for image in range(bucket, n, buckets):
-            out[place] = np.int64(
-                inverse_word(np.uint64(image), np.uint64(n), bits, low_bits, keys)
-            )
-            of[place] = bucket
+            images[size] = np.uint64(image)
+            size += 1
+        inverse_words(images[:size], n, bits, low_bits, keys, images)
+        for i in range(size):
+            out[place], of[place] = np.int64(images[i]), bucket
             place += 1
 
 

@@ -15,6 +15,8 @@ from workers.jit import kernel
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
+BLOCK = 256
+"""Numbers that go through a round together in kernels: so many that it vectorises."""
 _M1, _M2, _S32 = np.uint64(MIX_1), np.uint64(MIX_2), np.uint64(32)
 
 
@@ -73,8 +75,9 @@ class Permutation:
             return permute_torch(self, x, backward=backward)
         x = np.ascontiguousarray(x, dtype=np.int64)
         out = np.empty_like(x)
-        run = _inverses if backward else _forwards
-        run(x.reshape(-1), self.n, self.bits, self.low_bits, self.keys, out.reshape(-1))
+        run = inverse_words if backward else forward_words
+        words = x.reshape(-1).view(np.uint64), self.n, self.bits, self.low_bits, self.keys
+        run(*words, out.reshape(-1).view(np.uint64))
         return out
 
 
@@ -139,48 +142,75 @@ def _scramble_torch(half: torch.Tensor, key: int) -> torch.Tensor:
 
 
 @kernel
-def forward_word(word: np.uint64, n: np.uint64, bits: int, low_bits: int, keys: Words) -> np.uint64:
-    """Return what `Permutation.forward` returns for one number, in a kernel."""
+def forward_words(words: Words, n: int, bits: int, low_bits: int, keys: Words, out: Words) -> None:
+    """Write what `Permutation.forward` returns for several numbers, in a kernel.
+
+    Round after round, each for a whole block, so that a round is one loop that vectorises; those
+    that land outside [0, n) go through again by themselves.
+
+    Args:
+        words: numbers in [0, n).
+        n: of the permutation, as the others.
+        bits: likewise.
+        low_bits: likewise.
+        keys: likewise.
+        out: as many; may be `words`.
+    """
     low = np.uint64(low_bits)
     to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
-    mask = (np.uint64(1) << low) - np.uint64(1)
-    while True:
-        left, right = word >> low, word & mask
-        for i in range(0, len(keys), 2):
-            mixed = (right ^ keys[i]) * _M1
-            left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
-            mixed = (left ^ keys[i + 1]) * _M1
-            right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
-        word = (left << low) | right
-        if word < n:
-            return word
+    mask, limit = (np.uint64(1) << low) - np.uint64(1), np.uint64(n)
+    block, places = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.int64)
+    for start in range(0, len(words), BLOCK):
+        size = min(BLOCK, len(words) - start)
+        for j in range(size):
+            block[j], places[j] = words[start + j], start + j
+        while size:
+            for i in range(0, len(keys), 2):
+                one, two = keys[i], keys[i + 1]
+                for j in range(size):
+                    left, right = block[j] >> low, block[j] & mask
+                    mixed = (right ^ one) * _M1
+                    left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
+                    mixed = (left ^ two) * _M1
+                    right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
+                    block[j] = (left << low) | right
+            size = _outside(block, places, size, limit, out)
 
 
 @kernel
-def inverse_word(word: np.uint64, n: np.uint64, bits: int, low_bits: int, keys: Words) -> np.uint64:
-    """Return what `Permutation.inverse` returns for one number, in a kernel."""
+def inverse_words(words: Words, n: int, bits: int, low_bits: int, keys: Words, out: Words) -> None:
+    """Write what `Permutation.inverse` returns for several numbers, in a kernel.
+
+    Args: as for `forward_words`.
+    """
     low = np.uint64(low_bits)
     to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
-    mask = (np.uint64(1) << low) - np.uint64(1)
-    while True:
-        left, right = word >> low, word & mask
-        for i in range(len(keys) - 2, -1, -2):
-            mixed = (left ^ keys[i + 1]) * _M1
-            right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
-            mixed = (right ^ keys[i]) * _M1
-            left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
-        word = (left << low) | right
-        if word < n:
-            return word
+    mask, limit = (np.uint64(1) << low) - np.uint64(1), np.uint64(n)
+    block, places = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.int64)
+    for start in range(0, len(words), BLOCK):
+        size = min(BLOCK, len(words) - start)
+        for j in range(size):
+            block[j], places[j] = words[start + j], start + j
+        while size:
+            for i in range(len(keys) - 2, -1, -2):
+                one, two = keys[i], keys[i + 1]
+                for j in range(size):
+                    left, right = block[j] >> low, block[j] & mask
+                    mixed = (left ^ two) * _M1
+                    right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
+                    mixed = (right ^ one) * _M1
+                    left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
+                    block[j] = (left << low) | right
+            size = _outside(block, places, size, limit, out)
 
 
 @kernel
-def _forwards(x: Ids, n: int, bits: int, low_bits: int, keys: Words, out: Ids) -> None:
-    for i in range(len(x)):
-        out[i] = np.int64(forward_word(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys))
-
-
-@kernel
-def _inverses(x: Ids, n: int, bits: int, low_bits: int, keys: Words, out: Ids) -> None:
-    for i in range(len(x)):
-        out[i] = np.int64(inverse_word(np.uint64(x[i]), np.uint64(n), bits, low_bits, keys))
+def _outside(block: Words, places: Ids, size: int, limit: np.uint64, out: Words) -> int:
+    """Write a block's words to their places; move those outside the domain to its front."""
+    outside = 0
+    for j in range(size):
+        word, place = block[j], places[j]
+        out[place] = word
+        block[outside], places[outside] = word, place
+        outside += int(word >= limit)
+    return outside

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from orchestrator.ensemble.combiners import Combiner
-from orchestrator.ensemble.cover import best_buckets, runs
+from orchestrator.ensemble.cover import Numbers, best_buckets, runs
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
     ClassLists,
@@ -77,14 +77,14 @@ def candidates(
     partitions = lookup.partitions[: len(scores)]
 
     def search(query: int) -> None:
-        mine = scores[:, query]
+        mine = np.ascontiguousarray(scores[:, query])
         excluded = hidden.of(query, query + 1).classes
         few = min(buckets, lookup.buckets)
         named = _named(mine, partitions, few, excluded, k, threads)
         while len(named) < k and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
             named = _named(mine, partitions, few, excluded, k, threads)
-        best = scored(mine, lookup, named, combiner)
+        best = scored(mine, lookup, named, combiner, threads)
         order = np.lexsort((named, -best))[:k]
         ids[query, : len(order)], found[query, : len(order)] = named[order], best[order]
 
@@ -101,14 +101,17 @@ def _named(
     pool: Pool | None,
 ) -> Ids:
     """Return the classes that most worlds name, ascending; `ENOUGH` and k at least, if named."""
-    named: list[Ids] = [np.empty(0, np.int64)] * len(scores)
+    named: list[Numbers] = [np.empty(0, np.int64)] * len(scores)
 
     def name(world: int) -> None:
         chosen = best_buckets(scores[world], buckets).astype(np.int32)
         named[world] = partitions[world].classes_in(chosen)[0]
 
     share(pool, name, [(world,) for world in range(len(scores))])
-    everything = np.concatenate(named)
+    everything: Numbers = np.concatenate(named)
+    if partitions[0].classes <= 1 << 32:
+        # Half as many bytes to sort.
+        everything = everything.astype(np.uint32)
     everything.sort()
     classes, times = runs(everything)
     if len(excluded):
@@ -117,4 +120,4 @@ def _named(
     # How many classes are named at least t times, for t from R down to 1.
     left = np.cumsum(np.bincount(times, minlength=len(scores) + 1)[:0:-1])
     least = len(scores) - int(np.searchsorted(left, max(ENOUGH, k)))
-    return classes[times >= max(1, least)]
+    return classes[times >= max(1, least)].astype(np.int64)

@@ -1,4 +1,4 @@
-"""The compiled inside of the pruned search: which buckets to look into, and who may stay.
+"""The compiled inside of the pruned search: which buckets to look into.
 
 Buckets of a world are put into bins by their deficit, the distance of their
 score from the world's best. A *cover* is a number of bins for each world: the
@@ -7,19 +7,20 @@ classes of those bins' buckets have been looked at, best bins first.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.lookup import Rows
 from orchestrator.ensemble.scan import replace_worst
-from workers.jit import exact_kernel, prefetch_line
-from workers.permutation import Words, forward_word, inverse_word
+from workers.jit import exact_kernel
 
 Floats = NDArray[np.float32]
 Exact = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 Buckets = NDArray[np.int32]
+Numbers = NDArray[np.integer[Any]]
 
 BINS = 512
 """Bins of a world: the finer, the fewer buckets a cover holds in vain."""
@@ -148,77 +149,9 @@ def _slope(starts: Counts, low: Exact, first: int, last: int) -> float:
 
 
 @exact_kernel
-def sift(
-    worlds: Buckets,
-    buckets: Buckets,
-    count: int,
-    bits: int,
-    low_bits: int,
-    keys: Words,
-    rows: Rows,
-    values: Floats,
-    highest: Exact,
-    order: Ids,
-    least: float,
-    out: Ids,
-) -> int:
-    """Write those classes of some buckets whose values can add up to what is needed.
-
-    World after world is asked for a class's value; until it is, its highest is assumed.
-
-    Args:
-        worlds: (n,) the worlds of the buckets.
-        buckets: (n,) the buckets.
-        count: K.
-        bits: of the permutations, `workers.partition.PackedPermutations`.
-        low_bits: likewise.
-        keys: (R, rounds) likewise.
-        rows: (K, R or more) every class's bucket in each world; or none, and they are computed.
-        values: (R, B).
-        highest: (R,) the highest value of each world.
-        order: (R,) worlds in the order in which they are asked.
-        least: what the values must add up to.
-        out: written; room for all classes of the buckets.
-
-    Returns:
-        How many there are.
-    """
-    number, width = np.uint64(count), np.uint64(values.shape[1])
-    best = highest.sum()
-    named = np.empty(count // values.shape[1] + 1, np.int64)
-    kept = 0
-    for task in range(len(buckets)):
-        world, size = worlds[task], 0
-        for image in range(buckets[task], count, values.shape[1]):
-            named[size] = np.int64(
-                inverse_word(np.uint64(image), number, bits, low_bits, keys[world])
-            )
-            if len(rows) > 0:
-                prefetch_line(rows, named[size], 0)
-            size += 1
-        first = best - highest[world] + np.float64(values[world, buckets[task]])
-        for class_id in named[:size]:
-            total = first
-            for other in order:
-                if other != world:
-                    if len(rows) > 0:
-                        bucket = np.int64(rows[class_id, other])
-                    else:
-                        word = np.uint64(class_id)
-                        word = forward_word(word, number, bits, low_bits, keys[other])
-                        bucket = np.int64(word % width)
-                    total += np.float64(values[other, bucket]) - highest[other]
-                    if total < least:
-                        break
-            out[kept] = class_id
-            kept += int(total >= least)
-    return kept
-
-
-@exact_kernel
-def runs(ascending: Ids) -> tuple[Ids, Ids]:
+def runs(ascending: Numbers) -> tuple[Numbers, Counts]:
     """Return the distinct numbers of an ascending array, and how often each is there."""
-    numbers, times = np.empty_like(ascending), np.empty_like(ascending)
+    numbers, times = np.empty_like(ascending), np.empty(len(ascending), np.int64)
     count = 0
     for place in range(len(ascending)):
         if place == 0 or ascending[place] != ascending[place - 1]:

@@ -14,7 +14,7 @@ from workers.partition import Partition, packed
 from workers.threads import Pool, spans
 
 Ids = NDArray[np.int64]
-Rows = NDArray[np.integer[Any]]
+Rows = NDArray[np.unsignedinteger[Any]]
 
 LOOKUP_BYTES = 256 << 20
 """That the buckets of all classes in all worlds may take in memory, unless they are on disk."""
@@ -69,7 +69,8 @@ class BucketLookup:
         """Return the bucket of each class, int64 (n,), in the first worlds, (worlds, n)."""
         if self.stored is not None:
             return self.stored[classes, :worlds].T
-        return np.stack([part.buckets_of(classes) for part in self.partitions[:worlds]])
+        rows = [part.buckets_of(classes) for part in self.partitions[:worlds]]
+        return np.stack(rows).view(np.uint32)
 
     def rows(self, start: int, stop: int, worlds: int) -> tuple[Rows, int, int]:
         """Return the buckets of the classes [start, stop) in the first `worlds` worlds at least.
@@ -84,9 +85,9 @@ class BucketLookup:
         return out, 0, stop - start
 
 
-def bucket_type(buckets: int) -> type[np.uint16 | np.int32]:
+def bucket_type(buckets: int) -> type[np.uint16 | np.uint32]:
     """Return the type that buckets are kept in: two bytes if B is at most 65,536, else four."""
-    return np.uint16 if buckets <= 1 << 16 else np.int32
+    return np.uint16 if buckets <= 1 << 16 else np.uint32
 
 
 def lookup_bytes(partitions: Sequence[Partition]) -> int:
@@ -137,10 +138,10 @@ def open_lookup(path: Path, partitions: Sequence[Partition], pool: Pool) -> Rows
 
     def check(start: int, stop: int) -> None:
         # Kernels take buckets without another look, and would read what is not theirs.
-        low, high = found[start:stop].min(), found[start:stop].max()
-        if low < 0 or high >= buckets:
+        high = found[start:stop].max()
+        if high >= buckets:
             raise StorageError(
-                f"{path}: expected buckets from 0 to {buckets - 1:,}, found {low} to {high};"
+                f"{path}: expected buckets from 0 to {buckets - 1:,}, found {high};"
                 " merge the run again"
             )
 

@@ -40,19 +40,19 @@ from orchestrator.ensemble.cover import (
     BINS,
     cheapest_cover,
     rank_buckets,
-    sift,
 )
-from orchestrator.ensemble.lookup import BucketLookup
+from orchestrator.ensemble.lookup import BucketLookup, Rows
 from orchestrator.ensemble.retrieval import (
     ClassLists,
     Floats,
     Ids,
-    bounds,
     finished,
     full,
     prepared,
     scored,
 )
+from orchestrator.ensemble.scan import sift
+from orchestrator.ensemble.sieve import Bounds, Sieve
 from workers.threads import Pool, share, spans
 
 PRUNED_FROM = 1_000_000
@@ -65,6 +65,7 @@ GROWTH = 4
 """How many times the buckets looked at so far the next round may add."""
 CHUNK = 1 << 14
 """Classes that are sifted at a time."""
+_NOT_STORED: Rows = np.empty((0, 0), np.uint16)
 
 
 def pruned(
@@ -184,7 +185,7 @@ class Search:
         self._lookup = lookup
         assert lookup.packed is not None
         self._partitions = lookup.packed
-        self._rows = np.empty((0, 0), np.uint16) if lookup.stored is None else lookup.stored
+        self._rows = _NOT_STORED if lookup.stored is None else lookup.stored
         self._hidden = hidden.classes
         self._pool = pool
         self._lock = threading.Lock()
@@ -197,16 +198,16 @@ class Search:
         self._corner = np.zeros((worlds, BINS + 1), np.int64)
         self._bins = self._starts, self._low, self._corner
         self._most = int(LOOKED_AT * buckets)
-        self._tops, bottoms, self._slack, self._order = bounds(scores)
+        self._bounds = Bounds.of(scores)
+        self._sieve: Sieve | None = None
 
         def rank(world: int) -> None:
             made = (array[world] for array in (self._ranked, *self._bins))
-            rank_buckets(scores[world], self._tops[world], bottoms[world], self._most, *made)
+            top, bottom = self._bounds.tops[world], self._bounds.bottoms[world]
+            rank_buckets(scores[world], top, bottom, self._most, *made)
 
         share(pool, rank, [(world,) for world in range(worlds)])
         self._sums = combiner.reduction == "sum"
-        self._values = scores if self._sums else np.ones_like(scores)
-        self._highest = self._tops if self._sums else np.ones(worlds)
         # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
         self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
         # Twice as many classes as are wanted should give a bar.
@@ -220,8 +221,8 @@ class Search:
             sure = self._widen(wider)
             if not sure and (wider == cover).all():
                 return False
-            if not self._sums:
-                self._values = (self._scores >= self.bar).astype(np.float32)
+            if self.bar > -np.inf:
+                self._sieve = Sieve(self._scores, self._bounds, self._combiner, self.bar)
             self._look_at(cover, wider)
             if sure:
                 return True
@@ -240,7 +241,7 @@ class Search:
             return False
         whole = cover.copy()
         if self._sums:
-            needed = float(self._tops.sum()) - self.bar + self._slack
+            needed = float(self._bounds.tops.sum()) - self.bar + self._bounds.slack
             sure = cheapest_cover(*self._bins, needed, self._most, whole)
         else:
             sure = self._cover_worlds(whole)
@@ -258,7 +259,7 @@ class Search:
         # Bins whose buckets, and those of all later ones, stay below the bar.
         below = [
             int(np.searchsorted(low, top - self.bar, side="right"))
-            for top, low in zip(self._tops, self._low, strict=True)
+            for top, low in zip(self._bounds.tops, self._low, strict=True)
         ]
         last = np.maximum(cover, np.minimum(below, BINS))
         extra = self._starts[worlds, last] - self._starts[worlds, cover]
@@ -287,17 +288,14 @@ class Search:
         share(self._pool, look, spans(len(buckets), max(1, CHUNK // each)))
 
     def _sift(self, worlds: NDArray[np.int32], buckets: NDArray[np.int32], most: int) -> None:
-        """Offer those classes of some buckets that can reach the bar.
-
-        A sum can if the worlds that are still to be asked lift it there with their best scores;
-        a minimum or median if enough worlds can still reach the bar. Counting those is adding
-        up too: of ones and zeros.
-        """
-        least = self.bar - self._slack if self._sums else float(self._fewest)
-        made = self._partitions
-        out = np.empty(most, np.int64)
+        """Offer those classes of some buckets, `most` at most, that can reach the bar."""
+        made, out = self._partitions, np.empty(most, np.int64)
         how = made.classes, made.bits, made.low_bits, made.keys, self._rows
-        kept = sift(worlds, buckets, *how, self._values, self._highest, self._order, least, out)
+        if self._sieve is None:
+            sieve = np.empty((0, made.buckets), np.uint8), 0, np.empty(0, np.int64)
+        else:
+            sieve = self._sieve.steps, self._sieve.limit(self.bar), self._sieve.order
+        kept = sift(worlds, buckets, *how, *sieve, out)
         if kept:
             self._offer(out[:kept])
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.ensemble.combiners import Combiner, Reduction
+from orchestrator.ensemble.combiners import Combiner
 from orchestrator.ensemble.lookup import BucketLookup, Rows
-from orchestrator.ensemble.scan import MEDIAN, MIN, SUM, count_steps, scan
+from orchestrator.ensemble.scan import scan, score_classes
+from orchestrator.ensemble.sieve import MODES, Bounds, Sieve
 from workers.errors import DataError
 from workers.partition import Partition
-from workers.threads import Pool, spans
+from workers.threads import Pool, share, spans
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -30,11 +31,9 @@ BLOCK = 1 << 15
 """Classes that are sieved at a time."""
 SAMPLE = 1 << 12
 """Classes that are scored first, for a bar that the others must reach."""
-ALLOWED = 1024
-"""Steps by which a class of the k best may be below the best of all worlds."""
-_TINY = 1e-30
-
-_MODES: dict[Reduction, int] = {"sum": SUM, "min": MIN, "median": MEDIAN}
+SCORED = 1 << 12
+"""Classes that a task scores, if it is told which."""
+_NO_STEPS = np.empty((0, 1), np.uint8)
 
 
 class ClassLists(NamedTuple):
@@ -128,32 +127,22 @@ def finished(
     return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
 
 
-class Bounds(NamedTuple):
-    """What one query's scores in R worlds can add up to."""
-
-    tops: NDArray[np.float64]
-    """(R,) the best score of each world."""
-    bottoms: NDArray[np.float64]
-    """(R,) the worst."""
-    slack: float
-    """What float32 may have rounded: a sum of R numbers is off by less than R halves of a last
-    place of the largest sum that there can be."""
-    order: Ids
-    """(R,) the worlds whose scores are furthest below their best come first."""
-
-
-def bounds(scores: Floats) -> Bounds:
-    """Return the bounds of one query's scores (R, B)."""
-    tops, bottoms = (found.astype(np.float64) for found in (scores.max(axis=1), scores.min(axis=1)))
-    slack = len(scores) * 2.0**-23 * float(np.maximum(tops, -bottoms).sum())
-    deficits = tops - scores.mean(axis=1, dtype=np.float64)
-    return Bounds(tops, bottoms, slack, np.argsort(-deficits, kind="stable"))
-
-
-def scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
+def scored(
+    scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner, pool: Pool | None = None
+) -> Floats:
     """Return the reduced scores (n,) of n classes, from one query's scores (R, B)."""
-    rows = lookup.buckets_of(classes, len(scores))
-    return combiner.reduce(np.take_along_axis(scores, rows, axis=1))
+    out = np.empty(len(classes), np.float32)
+
+    def score(start: int, stop: int) -> None:
+        some, part = classes[start:stop], out[start:stop]
+        if lookup.stored is None:
+            rows = lookup.buckets_of(some, len(scores))
+            part[:] = combiner.reduce(np.take_along_axis(scores, rows, axis=1))
+        else:
+            score_classes(MODES[combiner.reduction], scores, lookup.stored, some, part)
+
+    share(pool, score, spans(len(classes), SCORED))
+    return out
 
 
 def brute_force(
@@ -236,28 +225,19 @@ def _sorted_lists(lists: ClassLists | None, queries: int) -> ClassLists:
 
 
 class _Search:
-    """The search for the best classes of at most `QUERIES` queries among all of them.
-
-    A class is out once it lacks more than it may. For a sum that is the distance of the bar, the
-    k-th best score found so far, from the sum of the worlds' best scores, loosened by what float32
-    may have rounded (`Bounds.slack`). For a minimum or median it is a number of worlds whose scores
-    do not reach the bar: none, or ⌊R/2⌋, since the higher of the two middle scores must reach it.
-    """
+    """The search for the best classes of at most `QUERIES` queries among all of them."""
 
     def __init__(
         self, scores: Floats, lookup: BucketLookup, k: int, combiner: Combiner, pool: Pool
     ) -> None:
         self.scores = scores
-        self.worlds, self.queries, buckets = scores.shape
+        self.worlds, self.queries, _ = scores.shape
         self.lookup = lookup
         self.k = k
-        self.mode = _MODES[combiner.reduction]
+        self.combiner = combiner
         self.pool = pool
-        self.steps = np.empty((self.queries, self.worlds, buckets), np.uint8)
-        self.order = [np.empty(0, np.int64)] * self.queries
-        """By which worlds to sieve, for each query; none where there is no bar yet."""
-        self.highest = np.zeros(self.queries)
-        self.width = np.ones(self.queries)
+        self.sieves: list[Sieve | None] = [None] * self.queries
+        """None where there is no bar yet."""
 
     def all(self, hidden: ClassLists, floors: Floats | None, block: int) -> tuple[Ids, Floats]:
         """Return the best classes (queries, k) and their reduced scores, best first."""
@@ -271,9 +251,8 @@ class _Search:
             part = self.lookup.rows(0, sample, self.worlds)
 
             def first(query: int) -> None:
-                self._scan(
-                    query, part, 0, hidden, ids[query], found[query], np.empty(sample, np.int32)
-                )
+                alive = np.empty(sample + 1, np.int32)
+                self._scan(query, part, 0, hidden, ids[query], found[query], alive)
 
             self.pool.run(first, [(query,) for query in range(self.queries)])
             floors = found[:, 0]
@@ -287,9 +266,10 @@ class _Search:
         none = np.full(others.shape, -1, np.int64)
 
         def rest(part: int) -> None:
+            begin, end = parts[part]
             alive = np.empty(block + 1, np.int32)
-            for start, stop in spans(parts[part][1] - parts[part][0], block):
-                low = sample + parts[part][0] + start
+            for start, stop in spans(end - begin, block):
+                low = sample + begin + start
                 some = self.lookup.rows(low, low + stop - start, self.worlds)
                 for query in range(self.queries):
                     heap = none[part, query], others[part, query]
@@ -301,20 +281,10 @@ class _Search:
         )
 
     def _prepare(self, query: int, floor: float) -> None:
-        """Write the steps of a query's buckets, if there is a bar to reach."""
-        if floor == -np.inf:
-            return
-        scores, steps = self.scores[:, query], self.steps[query]
-        if self.mode != SUM:
-            np.less(scores, np.float32(floor), out=steps.view(bool))
-            self.highest[query] = self.worlds // 2 if self.mode == MEDIAN else 0
-            self.order[query] = np.argsort(-steps.sum(axis=1, dtype=np.int64), kind="stable")
-            return
-        tops, _, slack, self.order[query] = bounds(scores)
-        self.highest[query] = tops.sum() + slack
-        self.width[query] = max(self.highest[query] - floor, _TINY) / ALLOWED
-        for world in range(self.worlds):
-            count_steps(scores[world], tops[world], self.width[query], steps[world])
+        """Make the sieve of a query, if there is a bar to reach."""
+        if floor > -np.inf:
+            scores = np.ascontiguousarray(self.scores[:, query])
+            self.sieves[query] = Sieve(scores, Bounds.of(scores), self.combiner, floor)
 
     def _scan(
         self,
@@ -327,15 +297,15 @@ class _Search:
         alive: NDArray[np.int32],
     ) -> None:
         """Offer a part of the lookup, whose first class is `first`, to a query's heap."""
-        limit = self.highest[query]
-        if self.mode == SUM and len(self.order[query]):
-            limit = (self.highest[query] - float(found[0])) / self.width[query] + 1
+        sieve = self.sieves[query]
+        if sieve is None:
+            how = _NO_STEPS, 0, np.empty(0, np.int64)
+        else:
+            how = sieve.steps, sieve.limit(float(found[0])), sieve.order
         scan(
-            self.mode,
+            MODES[self.combiner.reduction],
             self.scores[:, query],
-            self.steps[query],
-            int(limit),
-            self.order[query],
+            *how,
             *part,
             first,
             hidden.of(query, query + 1).classes,
@@ -349,14 +319,9 @@ def _listed(
     scores: Floats, lookup: BucketLookup, k: int, combiner: Combiner, allowed: Ids
 ) -> tuple[Ids, Floats]:
     """Return the best of some classes and their reduced scores, for one query's (R, B) scores."""
-    ids, found = np.empty(0, np.int64), np.empty(0, np.float32)
-    for start, stop in spans(len(allowed), BLOCK):
-        ids = np.concatenate([ids, allowed[start:stop]])
-        some = scored(scores, lookup, allowed[start:stop], combiner)
-        found = np.concatenate([found, some])
-        best = np.lexsort((ids, -found))[:k]
-        ids, found = ids[best], found[best]
-    return ids, found
+    found = scored(scores, lookup, allowed, combiner)
+    best = np.lexsort((allowed, -found))[:k]
+    return allowed[best], found[best]
 
 
 def _best(ids: Ids, found: Floats, k: int) -> tuple[Ids, Floats]:

@@ -1,30 +1,32 @@
-"""The compiled inside of retrieval: which classes of a block may be among the best, and how good.
+"""The compiled inside of retrieval: which of many classes may be among the best, and how good.
 
-A block of classes is sieved first, with one byte for each bucket: how far its score is below what
-the class can do without, in whole steps that are rounded down. A class's steps only ever add up,
-so it is out as soon as they exceed the limit, whatever the worlds say that were not asked yet.
-Those that stay are scored as the plain definition does, in the order of the worlds.
+Classes are sieved first, with one byte for each bucket: how far its score is below what the class
+can do without, in whole steps that are rounded down. A class's steps only ever add up, so it is
+out as soon as they exceed the limit, whatever the worlds say that were not asked yet. Those that
+stay are scored as the plain definition does, in the order of the worlds.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.jit import exact_kernel
+from orchestrator.ensemble.lookup import Rows
+from workers.jit import exact_kernel, prefetch_line
+from workers.permutation import Words, forward_words, inverse_words
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Rows = NDArray[np.integer[Any]]
 Steps = NDArray[np.uint8]
 
 SUM, MIN, MEDIAN = 0, 1, 2
 STEPS = 255
 """Most steps of one bucket."""
+AHEAD = 16
+"""Classes before it is needed that a class's row is asked for."""
 GROUP = 8
-"""Worlds that are asked for a class before it is looked whether it is out."""
+"""Consecutive worlds that a class is asked for before it is looked whether it is out."""
+_GROUP = np.uint64(GROUP)
 
 
 @exact_kernel
@@ -64,9 +66,9 @@ def scan(
     Args:
         mode: `SUM`, `MIN` or `MEDIAN`.
         scores: (R, B) float32.
-        steps: (R, B) uint8.
-        limit: the most steps that a class of the k best can have.
-        order: the worlds to sieve by, in this order; none: every class is scored.
+        steps: of a `Sieve`; or none, and every class is scored.
+        limit: likewise.
+        order: likewise.
         rows: (n, R or more) buckets of classes, of which [start, stop) are the block's.
         start: see `rows`.
         stop: see `rows`.
@@ -76,19 +78,9 @@ def scan(
         found: (k,) their reduced scores, changed in place; -inf for none.
         alive: work space for one number more than the block has classes.
     """
-    worlds = len(scores)
-    values = np.empty(worlds, np.float32)
-    count = _sieve(steps, limit, order, rows, start, stop, alive)
-    for place in range(count):
-        offset = alive[place]
-        if mode == SUM:
-            score = scores[0, rows[start + offset, 0]]
-            for world in range(1, worlds):
-                score += scores[world, rows[start + offset, world]]
-        else:
-            for world in range(worlds):
-                values[world] = scores[world, rows[start + offset, world]]
-            score = values.min() if mode == MIN else _median(values)
+    values = np.empty(len(scores), np.float32)
+    for offset in alive[: _sieve(steps, limit, order, rows, start, stop, alive)]:
+        score = _score(mode, scores, rows[start + offset], values)
         # An equal score does not pass: its class is higher than those in the heap.
         if score > found[0] and not _contains(hidden, first + offset):
             replace_worst(found, ids, score, first + offset)
@@ -106,34 +98,189 @@ def _sieve(
 ) -> int:
     """Write the offsets of the classes within the limit, ascending, and return how many."""
     # Flat and unsigned: no look at whether an index is negative.
-    flat, buckets, width = steps.reshape(-1), rows.reshape(-1), np.uint64(rows.shape[1])
-    worlds, bases = order.astype(np.uint64), order.astype(np.uint64) * np.uint64(steps.shape[1])
-    groups, most = len(order) // GROUP, np.uint64(limit)
+    flat, buckets, most = steps.reshape(-1), rows.reshape(-1), np.uint64(limit)
+    across, worlds = np.uint64(steps.shape[1]), np.uint64(len(steps))
+    width, rest = np.uint64(rows.shape[1]), np.uint64(len(order)) * _GROUP
     count = 0
     for row in range(start, stop, 2):
         # Two classes at a time, the last one with itself: neither waits for the other.
-        one = np.uint64(row) * width
-        two = np.uint64(min(row + 1, stop - 1)) * width
+        one, two = np.uint64(row) * width, np.uint64(min(row + 1, stop - 1)) * width
         first, second = np.uint64(0), np.uint64(0)
-        place = np.uint64(0)
-        for _ in range(groups):
-            # As many times as is known to the compiler.
-            for step in range(np.uint64(GROUP)):
-                world, base = worlds[place + step], bases[place + step]
-                first += flat[base + buckets[one + world]]
-                second += flat[base + buckets[two + world]]
-            place += np.uint64(GROUP)
+        for group in order:
+            begin = np.uint64(group) * _GROUP
+            first += _group_steps(flat, buckets, begin * across, one + begin, across)
+            second += _group_steps(flat, buckets, begin * across, two + begin, across)
             if min(first, second) > most:
                 break
         if min(first, second) <= most:
-            for last in range(place, np.uint64(len(worlds))):
-                first += flat[bases[last] + buckets[one + worlds[last]]]
-                second += flat[bases[last] + buckets[two + worlds[last]]]
+            for world in range(rest, worlds):
+                first += flat[world * across + buckets[one + world]]
+                second += flat[world * across + buckets[two + world]]
         alive[count] = row - start
         count += int(first <= most)
         alive[count] = row + 1 - start
         count += int(second <= most and row + 1 < stop)
     return count
+
+
+@exact_kernel
+def _group_steps(
+    flat: Steps, buckets: Rows, table: np.uint64, place: np.uint64, across: np.uint64
+) -> np.uint64:
+    """Return the steps of a class in a group of worlds.
+
+    Args:
+        flat: (R * B,) of a `Sieve`.
+        buckets: classes' buckets, one class after the other.
+        table: where the steps of the group's first world begin.
+        place: where the class's bucket in that world is.
+        across: B.
+    """
+    total = np.uint64(0)
+    # As many times as is known to the compiler.
+    for _ in range(np.uint64(GROUP)):
+        total += flat[table + buckets[place]]
+        table += across
+        place += np.uint64(1)
+    return total
+
+
+@exact_kernel
+def sift(
+    worlds: NDArray[np.int32],
+    buckets: NDArray[np.int32],
+    classes: int,
+    bits: int,
+    low_bits: int,
+    keys: Words,
+    rows: Rows,
+    steps: Steps,
+    limit: int,
+    order: Ids,
+    out: Ids,
+) -> int:
+    """Write those classes of some buckets that stay within a limit.
+
+    Args:
+        worlds: (n,) the worlds of the buckets.
+        buckets: (n,) the buckets.
+        classes: K.
+        bits: of the permutations, `workers.partition.PackedPermutations`.
+        low_bits: likewise.
+        keys: (R, rounds) likewise.
+        rows: (K, R or more) every class's bucket in each world; or none, and they are computed.
+        steps: of a `Sieve`.
+        limit: likewise.
+        order: likewise.
+        out: written; room for all classes of the buckets.
+
+    Returns:
+        How many stay.
+    """
+    named = np.empty(classes // steps.shape[1] + 1, np.uint64)
+    kept = 0
+    for task in range(len(buckets)):
+        size = 0
+        for image in range(buckets[task], classes, steps.shape[1]):
+            named[size] = np.uint64(image)
+            size += 1
+        inverse_words(named[:size], classes, bits, low_bits, keys[worlds[task]], named)
+        if len(rows) > 0:
+            size = _sift_stored(named[:size], rows, steps, limit, order)
+        else:
+            size = _sift_computed(named[:size], classes, bits, low_bits, keys, steps, limit, order)
+        for place in range(size):
+            out[kept] = np.int64(named[place])
+            kept += 1
+    return kept
+
+
+@exact_kernel
+def _sift_stored(named: Words, rows: Rows, steps: Steps, limit: int, order: Ids) -> int:
+    """Move the classes that stay within the limit to the front, and return how many."""
+    flat, buckets, most = steps.reshape(-1), rows.reshape(-1), np.uint64(limit)
+    across, worlds = np.uint64(steps.shape[1]), np.uint64(len(steps))
+    width, rest = np.uint64(rows.shape[1]), np.uint64(len(order)) * _GROUP
+    kept = 0
+    for place in range(len(named)):
+        if place + AHEAD < len(named):
+            prefetch_line(rows, np.int64(named[place + AHEAD]), 0)
+        class_id, total = named[place], np.uint64(0)
+        row = class_id * width
+        for group in order:
+            begin = np.uint64(group) * _GROUP
+            total += _group_steps(flat, buckets, begin * across, row + begin, across)
+            if total > most:
+                break
+        if total <= most:
+            for world in range(rest, worlds):
+                total += flat[world * across + buckets[row + world]]
+        named[kept] = class_id
+        kept += int(total <= most)
+    return kept
+
+
+@exact_kernel
+def _sift_computed(
+    named: Words,
+    classes: int,
+    bits: int,
+    low_bits: int,
+    keys: Words,
+    steps: Steps,
+    limit: int,
+    order: Ids,
+) -> int:
+    """Do what `_sift_stored` does, with buckets that are computed."""
+    images, totals = np.empty(len(named), np.uint64), np.zeros(len(named), np.int64)
+    across, size = np.uint64(steps.shape[1]), len(named)
+    # The worlds that fill no group of their own are one more.
+    for group in range(len(order) + 1):
+        begin = GROUP * (order[group] if group < len(order) else group)
+        for world in range(begin, min(begin + GROUP, len(steps))):
+            forward_words(named[:size], classes, bits, low_bits, keys[world], images)
+            for place in range(size):
+                totals[place] += steps[world, images[place] % across]
+        kept = 0
+        for place in range(size):
+            named[kept], totals[kept] = named[place], totals[place]
+            kept += int(totals[place] <= limit)
+        size = kept
+    return size
+
+
+@exact_kernel
+def score_classes(mode: int, scores: Floats, rows: Rows, classes: Ids, out: Floats) -> None:
+    """Write the reduced scores of some classes.
+
+    Args:
+        mode: `SUM`, `MIN` or `MEDIAN`.
+        scores: (R, B) float32.
+        rows: (K, R or more) every class's bucket in each world.
+        classes: (n,) ids.
+        out: (n,) written.
+    """
+    values = np.empty(len(scores), np.float32)
+    for place in range(len(classes)):
+        if place + AHEAD < len(classes):
+            prefetch_line(rows, classes[place + AHEAD], 0)
+        out[place] = _score(mode, scores, rows[classes[place]], values)
+
+
+@exact_kernel
+def _score(mode: int, scores: Floats, buckets: Rows, values: Floats) -> np.float32:
+    """Return the reduced score of a class, as the plain definition does; `values` is work space."""
+    for world in range(len(scores)):
+        values[world] = scores[world, buckets[world]]
+    score: np.float32 = values[0]
+    if mode == SUM:
+        for value in values[1:]:
+            score += value
+    elif mode == MIN:
+        score = values.min()
+    else:
+        score = _median(values)
+    return score
 
 
 @exact_kernel

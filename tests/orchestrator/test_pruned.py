@@ -156,7 +156,7 @@ def test_more_buckets_than_two_bytes_hold(pools: dict[int, Pool]) -> None:
     partitions = partitions_of(150_000, 70_000, 3)
     scores = probabilities(np.random.default_rng(4), "trained", partitions, 2)
     lookup = BucketLookup(partitions, pools[2])
-    assert lookup.stored is not None and lookup.stored.dtype == np.int32
+    assert lookup.stored is not None and lookup.stored.dtype == np.uint32
     ids, found = pruned(scores, lookup, 4, combiner("mean"), pools[2])
     expected_ids, expected = brute_force(scores, partitions, 4, combiner("mean"))
     assert np.array_equal(ids, expected_ids) and np.array_equal(found, expected)

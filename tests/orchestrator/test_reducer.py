@@ -213,7 +213,7 @@ def test_a_stored_lookup_gives_the_same_answers(run: Path, mode: str) -> None:
     ("lookup", "message"),
     [
         (np.zeros((7, 3), np.uint16), r"expected uint16 of \(\d+, 3\), found uint16 of \(7, 3\)"),
-        (None, r"expected buckets from 0 to \d+, found 0 to 60000"),
+        (None, r"expected buckets from 0 to \d+, found 60000"),
         (b"nothing", "expected a .npy file, found"),
     ],
 )
