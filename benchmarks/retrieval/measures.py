@@ -72,7 +72,7 @@ def single(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found
     for one, wanted in zip(values, answers, strict=False):
         if not same(pruned(one, lookup, K, chosen, pool), wanted):
             raise SystemExit(f"{name}: expected the answers of full from pruned, found others")
-    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    nothing = np.empty(0, np.int64)
     looked, sure = [], 0
     for one in values:
         search = Search(one[:, 0], lookup, K, chosen, nothing, pool)
@@ -97,7 +97,7 @@ def computed(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Fou
     Of queries that it does not leave to `full`.
     """
     chosen, values = combiner(name), one_by_one(scores, name, asked(lookup))
-    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    nothing = np.empty(0, np.int64)
 
     def search(one: Scores) -> bool:
         return Search(one[:, 0], lookup, K, chosen, nothing, pool).search()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.ensemble.candidates import BUCKETS, ENOUGH
+from orchestrator.ensemble.candidates import BUCKETS
 from orchestrator.ensemble.combiners import EPSILON, Combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
@@ -158,28 +158,23 @@ def candidates(
     for query in range(queries):
         excluded = torch.from_numpy(hidden.of(query, query + 1).classes).to(scores.device)
         mine, few = scores[:, query], min(buckets, lookup.host.buckets)
-        named = _named(mine, lookup, few, excluded, k)
+        named = _named(mine, lookup, few, excluded)
         while len(named) < k and few < lookup.host.buckets:
             few = min(2 * few, lookup.host.buckets)
-            named = _named(mine, lookup, few, excluded, k)
+            named = _named(mine, lookup, few, excluded)
         best[query] = _best_of(mine, lookup, named, k, combiner)
     _unpack(best, ids, found)
     return finished(ids, found, lookup.host, worlds, combiner)
 
 
-def _named(scores: Tensor, lookup: DeviceLookup, buckets: int, excluded: Tensor, k: int) -> Tensor:
+def _named(scores: Tensor, lookup: DeviceLookup, buckets: int, excluded: Tensor) -> Tensor:
+    """Return the allowed classes in the best buckets of each world, of one query's (R, B)."""
     numbers = torch.arange(scores.shape[1], device=scores.device)
     chosen = _ids(_keys(scores, numbers).topk(buckets, dim=1).values)
     parts = zip(lookup.host.partitions, chosen, strict=False)
-    found = torch.cat([part.classes_on_device(mine) for part, mine in parts])
-    classes, times = torch.unique(found, return_counts=True)
-    allowed = ~torch.isin(classes, excluded)
-    classes, times = classes[allowed], times[allowed]
-    # How many classes are named at least t times, for t from R down to 1.
-    left = torch.bincount(times, minlength=len(scores) + 1)[1:].flip(0).cumsum(0).cpu()
-    least = len(scores) - int(torch.searchsorted(left, max(ENOUGH, k)))
-    named: Tensor = classes[times >= max(1, least)]
-    return named
+    named = torch.unique(torch.cat([part.classes_on_device(mine) for part, mine in parts]))
+    allowed: Tensor = named[~torch.isin(named, excluded)]
+    return allowed
 
 
 def _best_of(

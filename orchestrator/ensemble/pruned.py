@@ -30,8 +30,6 @@ the bar stays, as its number may be the lower one.
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +39,7 @@ from orchestrator.ensemble.cover import (
     cheapest_cover,
     rank_buckets,
 )
-from orchestrator.ensemble.lookup import BucketLookup, Rows
+from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import (
     ClassLists,
     Floats,
@@ -49,11 +47,9 @@ from orchestrator.ensemble.retrieval import (
     finished,
     full,
     prepared,
-    scored,
 )
-from orchestrator.ensemble.scan import sift
-from orchestrator.ensemble.sieve import Bounds, Sieve
-from workers.threads import Pool, share, spans
+from orchestrator.ensemble.top import Top
+from workers.threads import Pool, share
 
 PRUNED_FROM = 1_000_000
 """Classes from which on `exact` prunes."""
@@ -63,9 +59,6 @@ HOPE = 0.05
 """Share of those after which the bar is hoped to rise no more."""
 GROWTH = 4
 """How many times the buckets looked at so far the next round may add."""
-CHUNK = 1 << 14
-"""Classes that are sifted at a time."""
-_NOT_STORED: Rows = np.empty((0, 0), np.uint16)
 
 
 def pruned(
@@ -108,7 +101,7 @@ def pruned(
     def search(query: int) -> None:
         threads = pool if queries == 1 else None
         mine = np.ascontiguousarray(scores[:, query])
-        best = Search(mine, lookup, k, combiner, hidden.of(query, query + 1), threads)
+        best = Search(mine, lookup, k, combiner, hidden.of(query, query + 1).classes, threads)
         if best.search():
             ids[query, : len(best.ids)], found[query, : len(best.ids)] = best.ids, best.found
         else:
@@ -151,16 +144,10 @@ def chosen(lists: ClassLists, queries: Ids) -> ClassLists:
     return ClassLists(offsets, np.concatenate(parts))
 
 
-class Search:
+class Search(Top):
     """The search for the best classes of one query.
 
-    Args:
-        scores: (R, B) float32.
-        lookup: where the classes are in `scores`; its partitions can list buckets.
-        k: how many classes.
-        combiner: whose reduction to apply.
-        hidden: one list: the ascending classes that must not be found.
-        pool: threads that share this search; None: the calling one alone.
+    Args: as for `Top`.
     """
 
     def __init__(
@@ -169,28 +156,11 @@ class Search:
         lookup: BucketLookup,
         k: int,
         combiner: Combiner,
-        hidden: ClassLists,
+        hidden: Ids,
         pool: Pool | None = None,
     ) -> None:
-        self.ids: Ids = np.empty(0, np.int64)
-        """The best classes so far, best first."""
-        self.found: Floats = np.empty(0, np.float32)
-        """Their reduced scores."""
-        self.looked_at = 0
-        """Buckets."""
-        self.bar = -np.inf
-        """What k classes are known to reach."""
-        self._k = min(k, lookup.classes)
-        self._combiner = combiner
-        self._lookup = lookup
-        assert lookup.packed is not None
-        self._partitions = lookup.packed
-        self._rows = _NOT_STORED if lookup.stored is None else lookup.stored
-        self._hidden = hidden.classes
-        self._pool = pool
-        self._lock = threading.Lock()
+        super().__init__(scores, lookup, k, combiner, hidden, pool)
         worlds, buckets = scores.shape
-        self._scores = scores
         self._ranked = np.empty(scores.shape, np.int32)
         """Each world's buckets, best first, by bin."""
         self._starts = np.empty((worlds, BINS + 1), np.int64)
@@ -198,12 +168,10 @@ class Search:
         self._corner = np.zeros((worlds, BINS + 1), np.int64)
         self._bins = self._starts, self._low, self._corner
         self._most = int(LOOKED_AT * buckets)
-        self._bounds = Bounds.of(scores)
-        self._sieve: Sieve | None = None
 
         def rank(world: int) -> None:
             made = (array[world] for array in (self._ranked, *self._bins))
-            top, bottom = self._bounds.tops[world], self._bounds.bottoms[world]
+            top, bottom = self.bounds.tops[world], self.bounds.bottoms[world]
             rank_buckets(scores[world], top, bottom, self._most, *made)
 
         share(pool, rank, [(world,) for world in range(worlds)])
@@ -211,19 +179,18 @@ class Search:
         # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
         self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
         # Twice as many classes as are wanted should give a bar.
-        self._first = -(-2 * self._k * buckets // lookup.classes)
+        self._first = -(-2 * self.k * buckets // lookup.classes)
 
     def search(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
-        cover = np.zeros(len(self._scores), np.int64)
+        self.begin(min(self._first, self.scores.shape[1]))
+        cover = np.zeros(len(self.scores), np.int64)
         while True:
             wider = cover.copy()
             sure = self._widen(wider)
             if not sure and (wider == cover).all():
                 return False
-            if self.bar > -np.inf:
-                self._sieve = Sieve(self._scores, self._bounds, self._combiner, self.bar)
-            self._look_at(cover, wider)
+            self.look_into(*self._between(cover, wider))
             if sure:
                 return True
             if self.looked_at > self._most:
@@ -235,13 +202,13 @@ class Search:
 
         It stays as it is if all that is needed is too much.
         """
-        most = max(self._first, GROWTH * self.looked_at)
-        if len(self.found) < self._k:
+        most = max(self._first, len(cover), GROWTH * self.looked_at)
+        if not self.full:
             cheapest_cover(*self._bins, np.inf, most, cover)
             return False
         whole = cover.copy()
         if self._sums:
-            needed = float(self._bounds.tops.sum()) - self.bar + self._bounds.slack
+            needed = float(self.bounds.tops.sum()) - self.bar + self.bounds.slack
             sure = cheapest_cover(*self._bins, needed, self._most, whole)
         else:
             sure = self._cover_worlds(whole)
@@ -259,7 +226,7 @@ class Search:
         # Bins whose buckets, and those of all later ones, stay below the bar.
         below = [
             int(np.searchsorted(low, top - self.bar, side="right"))
-            for top, low in zip(self._bounds.tops, self._low, strict=True)
+            for top, low in zip(self.bounds.tops, self._low, strict=True)
         ]
         last = np.maximum(cover, np.minimum(below, BINS))
         extra = self._starts[worlds, last] - self._starts[worlds, cover]
@@ -271,48 +238,13 @@ class Search:
     def _buckets(self, cover: NDArray[np.int64]) -> int:
         return int(self._starts[np.arange(len(cover)), cover].sum())
 
-    def _look_at(self, cover: NDArray[np.int64], wider: NDArray[np.int64]) -> None:
-        """Sift the classes of the buckets by which a cover is widened."""
+    def _between(
+        self, cover: NDArray[np.int64], wider: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the worlds and the numbers of the buckets by which a cover is widened."""
         parts = [
             self._ranked[world, self._starts[world, first] : self._starts[world, last]]
             for world, (first, last) in enumerate(zip(cover, wider, strict=True))
         ]
         worlds = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-        buckets = np.concatenate(parts)
-        self.looked_at += len(buckets)
-        each = -(-self._partitions.classes // self._partitions.buckets)
-
-        def look(start: int, stop: int) -> None:
-            self._sift(worlds[start:stop], buckets[start:stop], each * (stop - start))
-
-        share(self._pool, look, spans(len(buckets), max(1, CHUNK // each)))
-
-    def _sift(self, worlds: NDArray[np.int32], buckets: NDArray[np.int32], most: int) -> None:
-        """Offer those classes of some buckets, `most` at most, that can reach the bar."""
-        made, out = self._partitions, np.empty(most, np.int64)
-        how = made.classes, made.bits, made.low_bits, made.keys, self._rows
-        if self._sieve is None:
-            sieve = np.empty((0, made.buckets), np.uint8), 0, np.empty(0, np.int64)
-        else:
-            sieve = self._sieve.steps, self._sieve.limit(self.bar), self._sieve.order
-        kept = sift(worlds, buckets, *how, *sieve, out)
-        if kept:
-            self._offer(out[:kept])
-
-    def _offer(self, classes: Ids) -> None:
-        """Score classes exactly, and keep the best."""
-        reduced = scored(self._scores, self._lookup, classes, self._combiner)
-        allowed = reduced >= self.bar
-        if len(self._hidden):
-            allowed &= ~np.isin(classes, self._hidden)
-        classes, reduced = classes[allowed], reduced[allowed]
-        with self._lock:
-            ids = np.concatenate([self.ids, classes])
-            found = np.concatenate([self.found, reduced])
-            # Two worlds may show the same class.
-            ids, first = np.unique(ids, return_index=True)
-            found = found[first]
-            best = np.lexsort((ids, -found))[: self._k]
-            self.ids, self.found = ids[best], found[best]
-            if len(best) == self._k:
-                self.bar = float(self.found[-1])
+        return worlds, np.concatenate(parts)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from orchestrator.ensemble import pruned as pruned_module
+from orchestrator.ensemble import top as top_module
 from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
-from orchestrator.ensemble.retrieval import ClassLists, brute_force
+from orchestrator.ensemble.retrieval import brute_force
 from tests.orchestrator.test_retrieval import both_lists
 from workers.partition import HashPartition, Partition, PermutationPartition
 from workers.threads import Pool
@@ -106,7 +107,7 @@ def test_a_clear_query_looks_at_few_classes(pools: dict[int, Pool], name: str) -
     for world, partition in enumerate(partitions):
         scores[world, 0, partition.buckets_of(np.arange(10))] = 0.1
     scores = combiner(name).transform(scores)
-    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    nothing = np.empty(0, np.int64)
     lookup = BucketLookup(partitions, pools[1], most_bytes=0)
     search = Search(scores[:, 0], lookup, 10, combiner(name), nothing)
     assert search.search()
@@ -131,12 +132,12 @@ def test_threads_that_share_a_search_find_what_one_finds(
     pools: dict[int, Pool], monkeypatch: pytest.MonkeyPatch, name: str, stored: bool
 ) -> None:
     # So that every look at some buckets is many tasks.
-    monkeypatch.setattr(pruned_module, "CHUNK", 16)
+    monkeypatch.setattr(top_module, "CHUNK", 16)
     monkeypatch.setattr(pruned_module, "LOOKED_AT", 5)
     monkeypatch.setattr(pruned_module, "HOPE", 1)
     partitions = partitions_of(20_000, 400, 6)
     rng = np.random.default_rng(3)
-    nothing = ClassLists(np.zeros(2, np.int64), np.empty(0, np.int64))
+    nothing = np.empty(0, np.int64)
     lookup = BucketLookup(partitions, pools[2], most_bytes=2**24 if stored else 0)
     sure = 0
     for _ in range(20):
