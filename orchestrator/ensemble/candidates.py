@@ -73,7 +73,6 @@ def candidates(
         mine = np.ascontiguousarray(scores[:, query])
         top = Top(mine, lookup, k, combiner, hidden.of(query, query + 1).classes, threads)
         few = min(buckets, lookup.buckets)
-        top.begin(1)
         top.look_into(*top.best_buckets(few))
         while not top.full and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)

@@ -7,8 +7,6 @@ classes of those bins' buckets have been looked at, best bins first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +18,6 @@ Exact = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 Buckets = NDArray[np.int32]
-Numbers = NDArray[np.integer[Any]]
 
 BINS = 512
 """Bins of a world: the finer, the fewer buckets a cover holds in vain."""
@@ -146,19 +143,6 @@ def cheapest_cover(
 def _slope(starts: Counts, low: Exact, first: int, last: int) -> float:
     count = starts[last] - starts[first]
     return (low[last] - low[first]) / count if count > 0 else 0.0
-
-
-@exact_kernel
-def runs(ascending: Numbers) -> tuple[Numbers, Counts]:
-    """Return the distinct numbers of an ascending array, and how often each is there."""
-    numbers, times = np.empty_like(ascending), np.empty(len(ascending), np.int64)
-    count = 0
-    for place in range(len(ascending)):
-        if place == 0 or ascending[place] != ascending[place - 1]:
-            numbers[count], times[count] = ascending[place], 0
-            count += 1
-        times[count - 1] += 1
-    return numbers[:count], times[:count]
 
 
 @exact_kernel

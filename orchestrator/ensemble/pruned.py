@@ -48,7 +48,7 @@ from orchestrator.ensemble.retrieval import (
     full,
     prepared,
 )
-from orchestrator.ensemble.top import Top
+from orchestrator.ensemble.top import Places, Top
 from workers.threads import Pool, share
 
 PRUNED_FROM = 1_000_000
@@ -175,7 +175,6 @@ class Search(Top):
             rank_buckets(scores[world], top, bottom, self._most, *made)
 
         share(pool, rank, [(world,) for world in range(worlds)])
-        self._sums = combiner.reduction == "sum"
         # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
         self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
         # Twice as many classes as are wanted should give a bar.
@@ -183,14 +182,13 @@ class Search(Top):
 
     def search(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
-        self.begin(min(self._first, self.scores.shape[1]))
         cover = np.zeros(len(self.scores), np.int64)
         while True:
             wider = cover.copy()
             sure = self._widen(wider)
             if not sure and (wider == cover).all():
                 return False
-            self.look_into(*self._between(cover, wider))
+            self.look_into(self._between(cover, wider), self._beyond(wider))
             if sure:
                 return True
             if self.looked_at > self._most:
@@ -207,7 +205,7 @@ class Search(Top):
             cheapest_cover(*self._bins, np.inf, most, cover)
             return False
         whole = cover.copy()
-        if self._sums:
+        if self.sums:
             needed = float(self.bounds.tops.sum()) - self.bar + self.bounds.slack
             sure = cheapest_cover(*self._bins, needed, self._most, whole)
         else:
@@ -238,13 +236,17 @@ class Search(Top):
     def _buckets(self, cover: NDArray[np.int64]) -> int:
         return int(self._starts[np.arange(len(cover)), cover].sum())
 
-    def _between(
-        self, cover: NDArray[np.int64], wider: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the worlds and the numbers of the buckets by which a cover is widened."""
+    def _between(self, cover: NDArray[np.int64], wider: NDArray[np.int64]) -> Places:
+        """Return the buckets by which a cover is widened."""
         parts = [
             self._ranked[world, self._starts[world, first] : self._starts[world, last]]
             for world, (first, last) in enumerate(zip(cover, wider, strict=True))
         ]
         worlds = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-        return worlds, np.concatenate(parts)
+        return Places(worlds, np.concatenate(parts))
+
+    def _beyond(self, cover: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the least deficit of each world's buckets outside a cover."""
+        least: NDArray[np.float64] = self._low[np.arange(len(cover)), cover]
+        # Where there are none, there is no class to be told of them.
+        return np.where(np.isinf(least), self.bounds.tops - self.bounds.bottoms, least)

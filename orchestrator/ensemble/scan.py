@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.lookup import Rows
 from workers.jit import exact_kernel, prefetch_line
-from workers.permutation import Words, forward_words, inverse_words
+from workers.permutation import Words, forward_words
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -147,8 +147,7 @@ def _group_steps(
 
 @exact_kernel
 def sift(
-    worlds: NDArray[np.int32],
-    buckets: NDArray[np.int32],
+    named: Words,
     classes: int,
     bits: int,
     low_bits: int,
@@ -157,13 +156,11 @@ def sift(
     steps: Steps,
     limit: int,
     order: Ids,
-    out: Ids,
 ) -> int:
-    """Write those classes of some buckets that stay within a limit.
+    """Move those of some classes that stay within a limit to the front, in their order.
 
     Args:
-        worlds: (n,) the worlds of the buckets.
-        buckets: (n,) the buckets.
+        named: (n,) classes; changed in place.
         classes: K.
         bits: of the permutations, `workers.partition.PackedPermutations`.
         low_bits: likewise.
@@ -172,32 +169,17 @@ def sift(
         steps: of a `Sieve`.
         limit: likewise.
         order: likewise.
-        out: written; room for all classes of the buckets.
 
     Returns:
         How many stay.
     """
-    named = np.empty(classes // steps.shape[1] + 1, np.uint64)
-    kept = 0
-    for task in range(len(buckets)):
-        size = 0
-        for image in range(buckets[task], classes, steps.shape[1]):
-            named[size] = np.uint64(image)
-            size += 1
-        inverse_words(named[:size], classes, bits, low_bits, keys[worlds[task]], named)
-        if len(rows) > 0:
-            size = _sift_stored(named[:size], rows, steps, limit, order)
-        else:
-            size = _sift_computed(named[:size], classes, bits, low_bits, keys, steps, limit, order)
-        for place in range(size):
-            out[kept] = np.int64(named[place])
-            kept += 1
-    return kept
+    if len(rows) > 0:
+        return _sift_stored(named, rows, steps, limit, order)
+    return _sift_computed(named, classes, bits, low_bits, keys, steps, limit, order)
 
 
 @exact_kernel
 def _sift_stored(named: Words, rows: Rows, steps: Steps, limit: int, order: Ids) -> int:
-    """Move the classes that stay within the limit to the front, and return how many."""
     flat, buckets, most = steps.reshape(-1), rows.reshape(-1), np.uint64(limit)
     across, worlds = np.uint64(steps.shape[1]), np.uint64(len(steps))
     width, rest = np.uint64(rows.shape[1]), np.uint64(len(order)) * _GROUP
@@ -231,7 +213,6 @@ def _sift_computed(
     limit: int,
     order: Ids,
 ) -> int:
-    """Do what `_sift_stored` does, with buckets that are computed."""
     images, totals = np.empty(len(named), np.uint64), np.zeros(len(named), np.int64)
     across, size = np.uint64(steps.shape[1]), len(named)
     # The worlds that fill no group of their own are one more.

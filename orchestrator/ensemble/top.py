@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import Combiner
-from orchestrator.ensemble.cover import Numbers, best_buckets, runs
+from orchestrator.ensemble.cover import best_buckets
 from orchestrator.ensemble.lookup import BucketLookup, Rows
+from orchestrator.ensemble.naming import add_gains, name_classes
 from orchestrator.ensemble.retrieval import Floats, Ids, scored
 from orchestrator.ensemble.scan import sift
 from orchestrator.ensemble.sieve import Bounds, Sieve
 from workers.threads import Pool, share, spans
 
 CHUNK = 1 << 14
-"""Classes that a task sifts."""
-ENOUGH = 1 << 12
-"""Classes that are scored for the first bar, unless more are wanted."""
+"""Classes that a task names or sifts."""
+FIRST = 64
+"""Classes that are scored before the others of a look into buckets, unless more are wanted."""
 _NOT_STORED: Rows = np.empty((0, 0), np.uint16)
+
+
+class Places(NamedTuple):
+    """Buckets of several worlds."""
+
+    worlds: NDArray[np.int32]
+    """(n,) the world of each."""
+    buckets: NDArray[np.int32]
+    """(n,) its number."""
 
 
 class Top:
@@ -61,7 +72,7 @@ class Top:
         self._partitions = lookup.packed
         self._rows = _NOT_STORED if lookup.stored is None else lookup.stored
         self._hidden = hidden
-        self._sieve: Sieve | None = None
+        self.sums = combiner.reduction == "sum"
         self._lock = threading.Lock()
 
     @property
@@ -69,64 +80,98 @@ class Top:
         """Whether k classes were found."""
         return len(self.ids) == self.k
 
-    def begin(self, buckets: int) -> None:
-        """Score what most worlds name, so that there is a bar: classes in their best buckets.
+    def best_buckets(self, count: int) -> tuple[Places, NDArray[np.float64]]:
+        """Return so many best buckets of each world, and what is between its best and the others.
 
         Args:
-            buckets: best ones of each world.
+            count: m.
+
+        Returns:
+            What `look_into` takes.
         """
-        partitions = self._lookup.partitions[: len(self.scores)]
-        named: list[Numbers] = [np.empty(0, np.int64)] * len(partitions)
-        # Half as many bytes to sort, if that will do.
-        kind = np.uint32 if self._lookup.classes <= 1 << 32 else np.int64
-
-        def name(world: int) -> None:
-            chosen = best_buckets(self.scores[world], buckets).astype(np.int32)
-            named[world] = partitions[world].classes_in(chosen)[0].astype(kind)
-
-        share(self.pool, name, [(world,) for world in range(len(partitions))])
-        everything = np.concatenate(named)
-        everything.sort()
-        classes, times = runs(everything)
-        # How many classes are named at least t times, for t from R down to 1.
-        left = np.cumsum(np.bincount(times, minlength=len(partitions) + 1)[:0:-1])
-        least = len(partitions) - int(np.searchsorted(left, self.k + len(self._hidden)))
-        chosen = classes[times >= max(1, least)]
-        self._offer(chosen[: max(ENOUGH, 2 * self.k)].astype(np.int64))
-
-    def best_buckets(self, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the worlds and the numbers of so many best buckets of each world."""
         parts = [best_buckets(mine, count).astype(np.int32) for mine in self.scores]
-        return np.repeat(np.arange(len(parts), dtype=np.int32), count), np.concatenate(parts)
+        worlds = np.repeat(np.arange(len(parts), dtype=np.int32), count)
+        last = [mine[part].min() for mine, part in zip(self.scores, parts, strict=True)]
+        return Places(worlds, np.concatenate(parts)), self.bounds.tops - last
 
-    def look_into(self, worlds: NDArray[np.int32], buckets: NDArray[np.int32]) -> None:
-        """Find the best of the classes of some buckets.
+    def look_into(self, places: Places, beyond: NDArray[np.float64]) -> None:
+        """Find the best classes of some buckets.
+
+        A sum is bounded by what is known once these are named: a class that a world does not name
+        has a deficit there of at least what its other buckets have. Classes that reach the bar by
+        that are asked in all worlds, until they do not reach it any more.
 
         Args:
-            worlds: (n,) the worlds of the buckets.
-            buckets: (n,) the buckets.
+            places: the buckets.
+            beyond: (R,) the least deficit of each world's other buckets, but for those that were
+                looked into before.
         """
-        self.looked_at += len(buckets)
-        if self.bar > -np.inf:
-            self._sieve = Sieve(self.scores, self.bounds, self.combiner, self.bar)
-        each = -(-self._partitions.classes // self._partitions.buckets)
+        if not len(places.buckets):
+            return
+        self.looked_at += len(places.buckets)
+        made, shift = self._partitions, max(1, (len(places.buckets) - 1).bit_length())
+        how = made.classes, made.bits, made.low_bits, made.keys
+        each = -(-made.classes // made.buckets)
+        tasks = spans(len(places.buckets), max(1, CHUNK // each))
+        parts = self.pool.threads if self.pool and len(tasks) > 1 else 1
+        named = [(np.empty(0, np.uint64), np.empty(0, np.int64))] * len(tasks)
 
-        def look(start: int, stop: int) -> None:
-            self._sift(worlds[start:stop], buckets[start:stop], each * (stop - start))
+        def name(task: int) -> None:
+            start, stop = tasks[task]
+            words, ends = np.empty(each * (stop - start), np.uint64), np.empty(parts + 1, np.int64)
+            worlds, buckets = places.worlds[start:stop], places.buckets[start:stop]
+            name_classes(worlds, buckets, made.buckets, *how, start, shift, parts, words, ends)
+            named[task] = words, ends
 
-        share(self.pool, look, spans(len(buckets), max(1, CHUNK // each)))
+        share(self.pool, name, [(task,) for task in range(len(tasks))])
+        gains = self._gains(places, beyond)
+        found = [(np.empty(0, np.uint64), np.empty(0))] * parts
 
-    def _sift(self, worlds: NDArray[np.int32], buckets: NDArray[np.int32], most: int) -> None:
-        """Offer those classes of some buckets, `most` at most, that can reach the bar."""
-        made, out = self._partitions, np.empty(most, np.int64)
-        how = made.classes, made.bits, made.low_bits, made.keys, self._rows
-        if self._sieve is None:
-            sieve = np.empty((0, made.buckets), np.uint8), 0, np.empty(0, np.int64)
-        else:
-            sieve = self._sieve.steps, self._sieve.limit(self.bar), self._sieve.order
-        kept = sift(worlds, buckets, *how, *sieve, out)
-        if kept:
-            self._offer(out[:kept])
+        def gather(part: int) -> None:
+            mine = [words[ends[part] : ends[part + 1]] for words, ends in named]
+            words = np.concatenate(mine)
+            words.sort()
+            classes, totals = np.empty_like(words), np.empty(len(words))
+            count = add_gains(words, shift, gains, classes, totals)
+            found[part] = classes[:count], totals[:count]
+            # What gains most is likely among the best: without a look at the others.
+            some = min(count, len(self._hidden) + max(FIRST, 2 * self.k))
+            best = np.arange(count)
+            if some < count:
+                best = np.sort(np.argpartition(totals[:count], count - some)[count - some :])
+            self._offer(classes[best].astype(np.int64))
+
+        share(self.pool, gather, [(part,) for part in range(parts)])
+        if self.bar == -np.inf:
+            # There are not even k.
+            for classes, _ in found:
+                self._offer(classes.astype(np.int64))
+            return
+        sieve = Sieve(self.scores, self.bounds, self.combiner, self.bar)
+        some = [
+            (classes[start:stop], totals[start:stop])
+            for classes, totals in found
+            for start, stop in spans(len(classes), CHUNK)
+        ]
+        lowest = float((self.bounds.tops - beyond).sum()) + self.bounds.slack
+
+        def sifted(part: int) -> None:
+            classes, totals = some[part]
+            if self.sums:
+                classes = classes[totals >= self.bar - lowest]
+            limit = sieve.limit(self.bar)
+            kept = sift(classes, *how, self._rows, sieve.steps, limit, sieve.order)
+            if kept:
+                self._offer(classes[:kept].astype(np.int64))
+
+        share(self.pool, sifted, [(part,) for part in range(len(some))])
+
+    def _gains(self, places: Places, beyond: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return by how much a class's bound rises with each of the buckets that name it."""
+        if not self.sums:
+            return np.ones(len(places.buckets))
+        scores = self.scores[places.worlds, places.buckets].astype(np.float64)
+        return scores - (self.bounds.tops - beyond)[places.worlds]
 
     def _offer(self, classes: Ids) -> None:
         """Score classes exactly, and keep the best."""
