@@ -269,7 +269,11 @@ class WorldConfig:
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work, over all groups."""
+        seeds = []
+        if not 0 <= self.seed < 2**63:
+            seeds.append(f"seed: expected 0 to {2**63 - 1:,}, found {self.seed:,}")
         return [
+            *seeds,
             *self.data.problems(),
             *self.partition.problems(self.data.classes),
             *self.features.problems(),

@@ -21,11 +21,16 @@ score of that world:
   is over: the worlds that have fewest.
 
 The bar rises while buckets are looked at, so the search starts with the most
-promising ones and asks again how many are enough. A class is dropped as soon as
-it cannot reach the bar even if it is the best in all worlds that are still to be
-asked; those that stay are scored exactly as `brute_force` does. Bounds are sums
-in float64, loosened by what float32 may have rounded; a class that may equal
-the bar stays, as its number may be the lower one.
+promising ones and asks again how many are enough.
+
+Most classes of the buckets that are looked at are ruled out without a look at
+their other buckets. Of a sum it is known which worlds N named the class: its
+sum is at most Σ_N s_r + Σ_others (M_r - l_r), with l_r as above (the bound of
+NRA, in the same paper). What passes is asked world by world, and dropped as soon
+as it cannot reach the bar even if it is the best in all worlds that are still
+to be asked; those that stay are scored exactly as `brute_force` does. Bounds
+are sums in float64, loosened by what float32 may have rounded; a class that may
+equal the bar stays, as its number may be the lower one.
 """
 
 from __future__ import annotations
@@ -53,9 +58,10 @@ from workers.threads import Pool, share
 
 PRUNED_FROM = 1_000_000
 """Classes from which on `exact` prunes."""
-LOOKED_AT = 0.1
-"""Share of all classes beyond which it is quicker to look at all of them."""
-HOPE = 0.05
+LOOKED_AT, LOOKED_AT_COMPUTED = 0.1, 0.5
+"""Share of all classes beyond which it is quicker to look at all of them: with a stored lookup,
+and where buckets are computed."""
+HOPE = 0.015
 """Share of those after which the bar is hoped to rise no more."""
 GROWTH = 4
 """How many times the buckets looked at so far the next round may add."""
@@ -167,7 +173,8 @@ class Search(Top):
         self._low = np.empty((worlds, BINS + 1), np.float64)
         self._corner = np.zeros((worlds, BINS + 1), np.int64)
         self._bins = self._starts, self._low, self._corner
-        self._most = int(LOOKED_AT * buckets)
+        most = LOOKED_AT_COMPUTED if lookup.stored is None else LOOKED_AT
+        self._most = int(most * buckets)
 
         def rank(world: int) -> None:
             made = (array[world] for array in (self._ranked, *self._bins))

@@ -74,7 +74,7 @@ def full(
         leave_out: classes that each query must not be given.
         keep_to: the only classes that each query may be given, an empty list meaning none.
         floors: (n,) float32 reduced scores that k classes of a query are known to reach, for a
-            quicker start.
+            quicker start; -inf where none is known.
         block: classes that are sieved at a time.
 
     Returns:
@@ -99,7 +99,8 @@ def full(
         return finished(ids, found, lookup, worlds, combiner)
     for start, stop in spans(queries, QUERIES):
         search = _Search(scores[:, start:stop], lookup, fewer, combiner, pool)
-        bars = None if floors is None else floors[start:stop]
+        known = floors is not None and bool((floors[start:stop] > -np.inf).all())
+        bars = floors[start:stop] if floors is not None and known else None
         best = search.all(hidden.of(start, stop), bars, block)
         ids[start:stop, :fewer], found[start:stop, :fewer] = best
     return finished(ids, found, lookup, worlds, combiner)

@@ -24,7 +24,7 @@ STEPS = 255
 """Most steps of one bucket."""
 AHEAD = 16
 """Classes before it is needed that a class's row is asked for."""
-GROUP = 8
+GROUP = 4
 """Consecutive worlds that a class is asked for before it is looked whether it is out."""
 _GROUP = np.uint64(GROUP)
 

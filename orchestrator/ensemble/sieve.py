@@ -74,7 +74,7 @@ class Sieve:
             unlike = self.steps.sum(axis=1, dtype=np.int64)
         groups = unlike[: len(scores) // GROUP * GROUP].reshape(-1, GROUP).sum(axis=1)
         self.order: Ids = np.argsort(-groups, kind="stable")
-        """(⌊R/8⌋,) groups of consecutive worlds; those come first that rule most classes out."""
+        """(⌊R/4⌋,) groups of consecutive worlds; those come first that rule most classes out."""
 
     def limit(self, bar: float) -> int:
         """Return the most steps that a class which reaches a bar can have: this one or a later."""

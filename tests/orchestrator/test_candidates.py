@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from orchestrator.ensemble.candidates import candidates
@@ -44,6 +44,46 @@ def test_all_buckets_of_all_worlds_give_the_exact_answer(
     found = candidates(scores, lookup, k, combiner(name), pool, buckets=60, leave_out=hidden)
     # Every class is named by every world, so that all are scored.
     wanted = brute_force(scores, partitions, k, combiner(name), leave_out=hidden)
+    assert np.array_equal(found[0], wanted[0])
+    assert np.array_equal(found[1].view(np.int32), wanted[1].view(np.int32))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(["trained", "tied", "peaked"]),
+    classes=st.integers(20, 2000),
+    buckets=st.integers(1, 12),
+    k=st.sampled_from([1, 5]),
+    name=st.sampled_from(list(COMBINERS)),
+    leave_out=st.sampled_from([None, 30]),
+    stored=st.booleans(),
+)
+def test_the_best_of_what_is_named_are_found(
+    pool: Pool,
+    seed: int,
+    kind: str,
+    classes: int,
+    buckets: int,
+    k: int,
+    name: str,
+    leave_out: int | None,
+    stored: bool,
+) -> None:
+    rng = np.random.default_rng(seed)
+    partitions = partitions_of(classes, max(2, classes // 5), 5)
+    scores = combiner(name).transform(probabilities(rng, kind, partitions, 1))
+    hidden = None if leave_out is None else some_lists(rng, 1, classes, leave_out)
+    named = {
+        c
+        for p, s in zip(partitions, scores[:, 0], strict=True)
+        for b in best_buckets(s, min(buckets, p.buckets))
+        for c in p.classes_of(int(b)).tolist()
+    }
+    kept = ClassLists(np.array([0, len(named)]), np.array(sorted(named)))
+    wanted = brute_force(scores, partitions, k, combiner(name), leave_out=hidden, keep_to=kept)
+    assume(wanted[0].min() >= 0)
+    lookup = BucketLookup(partitions, pool, most_bytes=2**20 if stored else 0)
+    found = candidates(scores, lookup, k, combiner(name), pool, buckets=buckets, leave_out=hidden)
     assert np.array_equal(found[0], wanted[0])
     assert np.array_equal(found[1].view(np.int32), wanted[1].view(np.int32))
 

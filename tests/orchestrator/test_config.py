@@ -254,6 +254,12 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_of_no_63_bits_is_refused(seed: int) -> None:
+    (problem,) = problems_of([*MINIMUM, f"seed={seed}"])
+    assert problem == f"seed: expected 0 to 9,223,372,036,854,775,807, found {seed:,}"
+
+
 def test_more_buckets_than_classes_are_refused() -> None:
     (problem,) = problems_of([*MINIMUM, "data.classes=1000"])
     assert problem.startswith("partition.buckets: expected at most data.classes = 1,000 buckets")

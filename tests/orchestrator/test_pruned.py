@@ -134,6 +134,7 @@ def test_threads_that_share_a_search_find_what_one_finds(
     # So that every look at some buckets is many tasks.
     monkeypatch.setattr(top_module, "CHUNK", 16)
     monkeypatch.setattr(pruned_module, "LOOKED_AT", 5)
+    monkeypatch.setattr(pruned_module, "LOOKED_AT_COMPUTED", 5)
     monkeypatch.setattr(pruned_module, "HOPE", 1)
     partitions = partitions_of(20_000, 400, 6)
     rng = np.random.default_rng(3)
