@@ -25,7 +25,6 @@ from workers.permutation import (
     Permutation,
     Words,
     forward_words,
-    inverse_words,
     shift_right,
     signed,
 )
@@ -58,30 +57,6 @@ def _permutation_buckets(
         for i in range(size):
             out[start + i] = np.int32(images[i] % np.uint64(buckets))
     return -1
-
-
-@kernel
-def _permutation_classes(
-    chosen: Buckets,
-    n: int,
-    bits: int,
-    low_bits: int,
-    keys: Words,
-    buckets: int,
-    out: Ids,
-    of: Buckets,
-) -> None:
-    """Fill `out` with the classes of buckets, one bucket after the other, and `of` with theirs."""
-    images, place = np.empty(n // buckets + 1, np.uint64), 0
-    for bucket in chosen:
-        size = 0
-        for image in range(bucket, n, buckets):
-            images[size] = np.uint64(image)
-            size += 1
-        inverse_words(images[:size], n, bits, low_bits, keys, images)
-        for i in range(size):
-            out[place], of[place] = np.int64(images[i]), bucket
-            place += 1
 
 
 @kernel
@@ -165,27 +140,14 @@ class Partition(ABC):
     def classes_of(self, bucket: int) -> Ids:
         """Return the classes in `bucket`, int64, ascending."""
 
-    def classes_in(self, buckets: Buckets) -> tuple[Ids, Buckets]:
-        """Return the classes of several buckets, in any order, and the bucket of each.
-
-        Args:
-            buckets: distinct numbers in [0, B), int32.
-
-        Returns:
-            int64 classes and int32 buckets of one length.
-        """
-        found = [self.classes_of(int(bucket)) for bucket in buckets]
-        sizes = [len(part) for part in found]
-        return np.concatenate([np.empty(0, np.int64), *found]), np.repeat(buckets, sizes)
-
     def classes_on_device(self, buckets: torch.Tensor) -> torch.Tensor:
         """Return the classes of several buckets, int64 in any order, on the buckets' device.
 
         Args:
             buckets: distinct numbers in [0, B), int64.
         """
-        classes, _ = self.classes_in(buckets.cpu().numpy().astype(np.int32))
-        return torch.from_numpy(classes).to(buckets.device)
+        found = [np.empty(0, np.int64), *map(self.classes_of, buckets.tolist())]
+        return torch.from_numpy(np.concatenate(found)).to(buckets.device)
 
     @property
     @abstractmethod
@@ -228,15 +190,6 @@ class PermutationPartition(Partition):
         """Return the classes in `bucket`, int64, ascending; takes time in proportion to them."""
         images = np.arange(bucket, self.classes, self.buckets, dtype=np.int64)
         return np.sort(self.permutation.inverse(images))
-
-    def classes_in(self, buckets: Buckets) -> tuple[Ids, Buckets]:
-        """See `Partition.classes_in`; takes time in proportion to them."""
-        small, larger = divmod(self.classes, self.buckets)
-        count = small * len(buckets) + int((buckets < larger).sum())
-        out, of = np.empty(count, np.int64), np.empty(count, np.int32)
-        p = self.permutation
-        _permutation_classes(buckets, p.n, p.bits, p.low_bits, p.keys, self.buckets, out, of)
-        return out, of
 
     def classes_on_device(self, buckets: torch.Tensor) -> torch.Tensor:
         """See `Partition.classes_on_device`; nothing leaves the device."""

@@ -19,7 +19,7 @@ from orchestrator.ensemble.retrieval import (
     full,
     prepared,
 )
-from orchestrator.ensemble.top import Top
+from orchestrator.ensemble.top import Top, can_search
 from workers.errors import DataError
 from workers.threads import Pool, share
 
@@ -62,7 +62,7 @@ def candidates(
     """
     if buckets < 1:
         raise DataError(f"buckets: expected at least 1 of each world, found {buckets}")
-    if keep_to is not None or not lookup.invertible:
+    if keep_to is not None or not can_search(lookup):
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
     hidden, ids, found = prepared(scores, lookup, k, leave_out)
     queries = scores.shape[1]
@@ -74,7 +74,7 @@ def candidates(
         top = Top(mine, lookup, k, combiner, hidden.of(query, query + 1).classes, threads)
         few = min(buckets, lookup.buckets)
         top.look_into(*top.best_buckets(few))
-        while not top.full and few < lookup.buckets:
+        while not top.complete and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
             top.look_into(*top.best_buckets(few))
         ids[query, : len(top.ids)], found[query, : len(top.ids)] = top.ids, top.found

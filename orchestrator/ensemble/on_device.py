@@ -29,7 +29,7 @@ from workers.errors import DataError
 from workers.threads import spans
 
 WORK_BYTES = 1 << 30
-"""Of scores that are held at a time."""
+"""Of scores and buckets that are held at a time."""
 _LOWEST = -(1 << 63)
 _ID = (1 << 32) - 1
 
@@ -100,7 +100,7 @@ def full(
         combiner: whose reduction and finish to apply.
         leave_out: classes that each query must not be given.
         keep_to: the only classes that each query may be given, an empty list meaning none.
-        work_bytes: of scores that are held at a time.
+        work_bytes: of scores and buckets that are held at a time.
 
     Returns:
         Class ids (n, k) int64 and finished scores (n, k) float32, best first, padded with -1
@@ -120,9 +120,9 @@ def full(
             )
             best[query] = _best_of(scores[:, query], lookup, kept, k, combiner)
     elif queries:
-        # A score, its key, and what is sorted for a median.
+        # A score, its key, and what is sorted for a median; and buckets, while they are made.
         held = 24 + (8 * worlds if combiner.reduction == "median" else 0)
-        size = max(1, work_bytes // (held * queries))
+        size = max(1, work_bytes // (held * queries + 16 * worlds))
         for start, stop in spans(lookup.host.classes, size):
             values = _reduced(scores, lookup.rows(start, stop, worlds), combiner)
             keys = _keys(values, torch.arange(start, stop, device=scores.device))

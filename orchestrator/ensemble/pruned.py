@@ -53,16 +53,16 @@ from orchestrator.ensemble.retrieval import (
     full,
     prepared,
 )
-from orchestrator.ensemble.top import Places, Top
+from orchestrator.ensemble.top import Places, Top, can_search
 from workers.threads import Pool, share
 
 PRUNED_FROM = 1_000_000
 """Classes from which on `exact` prunes."""
 LOOKED_AT, LOOKED_AT_COMPUTED = 0.1, 0.5
-"""Share of all classes beyond which it is quicker to look at all of them: with a stored lookup,
-and where buckets are computed."""
+"""Buckets, as a share of B, beyond which it is quicker to look at all classes: with a stored
+lookup, and where buckets are computed."""
 HOPE = 0.015
-"""Share of those after which the bar is hoped to rise no more."""
+"""Share of these buckets after which the bar is not hoped to rise any more."""
 GROWTH = 4
 """How many times the buckets looked at so far the next round may add."""
 
@@ -79,7 +79,7 @@ def pruned(
 ) -> tuple[Ids, Floats]:
     """Return what `full` returns, from as few classes as it takes to be sure.
 
-    Where that would be more than `LOOKED_AT` of them, or partitions cannot list the classes of
+    Where that would be too many of them (`LOOKED_AT`), or partitions cannot list the classes of
     a bucket, or only the classes of `keep_to` matter, it is `full` that answers.
 
     Args:
@@ -98,7 +98,7 @@ def pruned(
     Raises:
         DataError: if `scores`, `k` or a list does not fit the lookup.
     """
-    if keep_to is not None or not lookup.invertible:
+    if keep_to is not None or not can_search(lookup):
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
     hidden, ids, found = prepared(scores, lookup, k, leave_out)
     queries = scores.shape[1]
@@ -193,7 +193,8 @@ class Search(Top):
         while True:
             wider = cover.copy()
             sure = self._widen(wider)
-            if not sure and (wider == cover).all():
+            # Few bins may hold nearly all buckets.
+            if not sure and ((wider == cover).all() or self._buckets(wider) > self._most):
                 return False
             self.look_into(self._between(cover, wider), self._beyond(wider))
             if sure:
@@ -208,7 +209,7 @@ class Search(Top):
         It stays as it is if all that is needed is too much.
         """
         most = max(self._first, len(cover), GROWTH * self.looked_at)
-        if not self.full:
+        if not self.complete:
             cheapest_cover(*self._bins, np.inf, most, cover)
             return False
         whole = cover.copy()

@@ -20,7 +20,7 @@ from orchestrator.ensemble.scan import scan, score_classes
 from orchestrator.ensemble.sieve import MODES, Bounds, Sieve
 from workers.errors import DataError
 from workers.partition import Partition
-from workers.threads import Pool, share, spans
+from workers.threads import Pool, spans
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -31,8 +31,6 @@ BLOCK = 1 << 15
 """Classes that are sieved at a time."""
 SAMPLE = 1 << 12
 """Classes that are scored first, for a bar that the others must reach."""
-SCORED = 1 << 12
-"""Classes that a task scores, if it is told which."""
 _NO_STEPS = np.empty((0, 1), np.uint8)
 
 
@@ -128,21 +126,13 @@ def finished(
     return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
 
 
-def scored(
-    scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner, pool: Pool | None = None
-) -> Floats:
+def scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
     """Return the reduced scores (n,) of n classes, from one query's scores (R, B)."""
+    if lookup.stored is None:
+        rows = lookup.buckets_of(classes, len(scores))
+        return combiner.reduce(np.take_along_axis(scores, rows, axis=1))
     out = np.empty(len(classes), np.float32)
-
-    def score(start: int, stop: int) -> None:
-        some, part = classes[start:stop], out[start:stop]
-        if lookup.stored is None:
-            rows = lookup.buckets_of(some, len(scores))
-            part[:] = combiner.reduce(np.take_along_axis(scores, rows, axis=1))
-        else:
-            score_classes(MODES[combiner.reduction], scores, lookup.stored, some, part)
-
-    share(pool, score, spans(len(classes), SCORED))
+    score_classes(MODES[combiner.reduction], scores, lookup.stored, classes, out)
     return out
 
 

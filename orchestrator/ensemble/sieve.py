@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import Combiner, Reduction
 from orchestrator.ensemble.scan import GROUP, MEDIAN, MIN, SUM, Steps, count_steps
+from workers.errors import DataError
 
 Floats = NDArray[np.float32]
 Exact = NDArray[np.float64]
@@ -36,8 +37,17 @@ class Bounds:
 
     @staticmethod
     def of(scores: Floats) -> Bounds:
-        """Return the bounds of one query's scores (R, B)."""
+        """Return the bounds of one query's scores (R, B).
+
+        Raises:
+            DataError: if a score is not finite: there is no order among those.
+        """
         tops, bottoms = scores.max(axis=1).astype(float), scores.min(axis=1).astype(float)
+        for world in np.flatnonzero(~np.isfinite(tops - bottoms)):
+            raise DataError(
+                f"scores: expected finite numbers, found {bottoms[world]} to {tops[world]} from"
+                f" world {world}; its weights may be damaged: load the ensemble with verify=full"
+            )
         slack = len(scores) * 2.0**-23 * float(np.maximum(tops, -bottoms).sum())
         return Bounds(tops, bottoms, slack, tops - scores.mean(axis=1, dtype=np.float64))
 

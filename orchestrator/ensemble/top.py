@@ -21,6 +21,8 @@ CHUNK = 1 << 14
 """Classes that a task names or sifts."""
 FIRST = 64
 """Classes that are scored before the others of a look into buckets, unless more are wanted."""
+PART = 1 << 18
+"""Names that are sorted together, about."""
 _NOT_STORED: Rows = np.empty((0, 0), np.uint16)
 
 
@@ -33,12 +35,20 @@ class Places(NamedTuple):
     """(n,) its number."""
 
 
+def can_search(lookup: BucketLookup) -> bool:
+    """Return whether partitions list the classes of a bucket, and words hold their names."""
+    places = len(lookup.partitions) * lookup.buckets
+    fits = (lookup.classes - 1).bit_length() + places.bit_length() <= 64
+    # Beyond that, floats would not tell the parts of all classes apart.
+    return lookup.invertible and lookup.packed is not None and fits and lookup.classes <= 1 << 50
+
+
 class Top:
     """The best classes of one query, of those in the buckets that were looked into.
 
     Args:
         scores: (R, B) float32.
-        lookup: where the classes are in `scores`; its partitions can list buckets.
+        lookup: where the classes are in `scores`; `can_search` is true of it.
         k: how many classes.
         combiner: whose reduction to apply.
         hidden: ascending classes that must not be found.
@@ -63,20 +73,24 @@ class Top:
         self.bar = -np.inf
         """What k classes are known to reach."""
         self.scores = scores
+        """(R, B)."""
         self.bounds = Bounds.of(scores)
+        """Of these."""
         self.combiner = combiner
+        self.sums = combiner.reduction == "sum"
+        """Whether its reduction is a sum."""
         self.pool = pool
         self.k = min(k, lookup.classes)
+        """How many classes there will be."""
         self._lookup = lookup
         assert lookup.packed is not None
-        self._partitions = lookup.packed
+        self._permutations = lookup.packed
         self._rows = _NOT_STORED if lookup.stored is None else lookup.stored
         self._hidden = hidden
-        self.sums = combiner.reduction == "sum"
         self._lock = threading.Lock()
 
     @property
-    def full(self) -> bool:
+    def complete(self) -> bool:
         """Whether k classes were found."""
         return len(self.ids) == self.k
 
@@ -109,11 +123,12 @@ class Top:
         if not len(places.buckets):
             return
         self.looked_at += len(places.buckets)
-        made, shift = self._partitions, max(1, (len(places.buckets) - 1).bit_length())
+        made, shift = self._permutations, len(places.buckets).bit_length()
         how = made.classes, made.bits, made.low_bits, made.keys
         each = -(-made.classes // made.buckets)
         tasks = spans(len(places.buckets), max(1, CHUNK // each))
-        parts = self.pool.threads if self.pool and len(tasks) > 1 else 1
+        parts = 1 if self.pool is None else min(len(tasks), self.pool.threads)
+        parts = max(parts, len(places.buckets) * each // PART)
         named = [(np.empty(0, np.uint64), np.empty(0, np.int64))] * len(tasks)
 
         def name(task: int) -> None:
@@ -125,46 +140,50 @@ class Top:
 
         share(self.pool, name, [(task,) for task in range(len(tasks))])
         gains = self._gains(places, beyond)
+        highest = float((self.bounds.tops - beyond).sum()) + self.bounds.slack
         found = [(np.empty(0, np.uint64), np.empty(0))] * parts
 
         def gather(part: int) -> None:
-            mine = [words[ends[part] : ends[part + 1]] for words, ends in named]
-            words = np.concatenate(mine)
+            words = np.concatenate([words[ends[part] : ends[part + 1]] for words, ends in named])
             words.sort()
             classes, totals = np.empty_like(words), np.empty(len(words))
             count = add_gains(words, shift, gains, classes, totals)
-            found[part] = classes[:count], totals[:count]
-            # What gains most is likely among the best: without a look at the others.
-            some = min(count, len(self._hidden) + max(FIRST, 2 * self.k))
-            best = np.arange(count)
-            if some < count:
-                best = np.sort(np.argpartition(totals[:count], count - some)[count - some :])
-            self._offer(classes[best].astype(np.int64))
+            classes, totals = classes[:count], totals[:count]
+            if len(self._hidden):
+                shown = ~_among(classes.view(np.int64), self._hidden)
+                classes, totals = classes[shown], totals[shown]
+            # What gains most is likely among the best: scored before the others are looked at.
+            first = classes
+            if len(classes) > (few := max(FIRST, 2 * self.k)):
+                first = np.sort(classes[np.argpartition(totals, -few)[-few:]])
+            self._offer(first.view(np.int64))
+            if self.sums:
+                passes = totals >= self.bar - highest
+                classes, totals = classes[passes], totals[passes]
+            found[part] = classes, totals
 
         share(self.pool, gather, [(part,) for part in range(parts)])
+        named.clear()
         if self.bar == -np.inf:
-            # There are not even k.
-            for classes, _ in found:
-                self._offer(classes.astype(np.int64))
+            # There are so few that all were offered.
             return
         sieve = Sieve(self.scores, self.bounds, self.combiner, self.bar)
-        some = [
+        left = [
             (classes[start:stop], totals[start:stop])
             for classes, totals in found
             for start, stop in spans(len(classes), CHUNK)
         ]
-        lowest = float((self.bounds.tops - beyond).sum()) + self.bounds.slack
 
-        def sifted(part: int) -> None:
-            classes, totals = some[part]
+        def ask(some: int) -> None:
+            classes, totals = left[some]
             if self.sums:
-                classes = classes[totals >= self.bar - lowest]
+                classes = classes[totals >= self.bar - highest]
             limit = sieve.limit(self.bar)
             kept = sift(classes, *how, self._rows, sieve.steps, limit, sieve.order)
             if kept:
-                self._offer(classes[:kept].astype(np.int64))
+                self._offer(classes[:kept].view(np.int64))
 
-        share(self.pool, sifted, [(part,) for part in range(len(some))])
+        share(self.pool, ask, [(some,) for some in range(len(left))])
 
     def _gains(self, places: Places, beyond: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return by how much a class's bound rises with each of the buckets that name it."""
@@ -174,19 +193,24 @@ class Top:
         return scores - (self.bounds.tops - beyond)[places.worlds]
 
     def _offer(self, classes: Ids) -> None:
-        """Score classes exactly, and keep the best."""
+        """Score classes, none of them hidden, and keep the best."""
         reduced = scored(self.scores, self._lookup, classes, self.combiner)
         allowed = reduced >= self.bar
-        if len(self._hidden):
-            allowed &= ~np.isin(classes, self._hidden)
         classes, reduced = classes[allowed], reduced[allowed]
         with self._lock:
             ids = np.concatenate([self.ids, classes])
             found = np.concatenate([self.found, reduced])
-            # Two worlds may show the same class.
+            # A class may be offered twice: first, as one that gains much.
             ids, first = np.unique(ids, return_index=True)
             found = found[first]
             best = np.lexsort((ids, -found))[: self.k]
             self.ids, self.found = ids[best], found[best]
             if len(best) == self.k:
                 self.bar = float(self.found[-1])
+
+
+def _among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
+    """Return which ids are among some that ascend, of which there is one at least."""
+    places = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+    among: NDArray[np.bool_] = ascending[places] == ids
+    return among

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import COMBINERS, combiner
@@ -15,6 +16,7 @@ from orchestrator.ensemble.retrieval import ClassLists, brute_force
 from tests.orchestrator.test_pruned import partitions_of, probabilities
 from tests.orchestrator.test_retrieval import some_lists
 from workers.errors import DataError
+from workers.partition import Partition
 from workers.threads import Pool
 
 
@@ -22,6 +24,17 @@ from workers.threads import Pool
 def pool() -> Iterator[Pool]:
     with Pool(2) as two:
         yield two
+
+
+def named(partitions: Sequence[Partition], scores: NDArray[np.float32], buckets: int) -> ClassLists:
+    """Return the classes in so many best buckets of each world, of one query's scores."""
+    classes = {
+        c
+        for p, s in zip(partitions, scores, strict=True)
+        for b in best_buckets(s, min(buckets, p.buckets))
+        for c in p.classes_of(int(b)).tolist()
+    }
+    return ClassLists(np.array([0, len(classes)]), np.array(sorted(classes)))
 
 
 @given(
@@ -70,19 +83,16 @@ def test_the_best_of_what_is_named_are_found(
     stored: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
-    partitions = partitions_of(classes, max(2, classes // 5), 5)
+    # One world more than is asked.
+    lookup = BucketLookup(
+        partitions_of(classes, max(2, classes // 5), 6), pool, most_bytes=2**20 if stored else 0
+    )
+    partitions = list(lookup.partitions[:5])
     scores = combiner(name).transform(probabilities(rng, kind, partitions, 1))
     hidden = None if leave_out is None else some_lists(rng, 1, classes, leave_out)
-    named = {
-        c
-        for p, s in zip(partitions, scores[:, 0], strict=True)
-        for b in best_buckets(s, min(buckets, p.buckets))
-        for c in p.classes_of(int(b)).tolist()
-    }
-    kept = ClassLists(np.array([0, len(named)]), np.array(sorted(named)))
+    kept = named(partitions, scores[:, 0], buckets)
     wanted = brute_force(scores, partitions, k, combiner(name), leave_out=hidden, keep_to=kept)
     assume(wanted[0].min() >= 0)
-    lookup = BucketLookup(partitions, pool, most_bytes=2**20 if stored else 0)
     found = candidates(scores, lookup, k, combiner(name), pool, buckets=buckets, leave_out=hidden)
     assert np.array_equal(found[0], wanted[0])
     assert np.array_equal(found[1].view(np.int32), wanted[1].view(np.int32))
@@ -109,13 +119,10 @@ def test_many_classes_are_wanted(pool: Pool) -> None:
     lookup = BucketLookup(partitions, pool)
     ids, _ = candidates(scores, lookup, 3000, combiner("mean"), pool, buckets=16)
     # So many are named by one world or more already.
-    named = {
-        c
-        for p, s in zip(partitions, scores[:, 0], strict=True)
-        for b in best_buckets(s, 16)
-        for c in p.classes_of(int(b)).tolist()
-    }
-    assert len(named) > 3000 and set(ids[0].tolist()) <= named
+    kept = named(partitions, scores[:, 0], 16)
+    assert len(kept.classes) > 3000
+    wanted, _ = brute_force(scores, partitions, 3000, combiner("mean"), keep_to=kept)
+    assert np.array_equal(ids, wanted)
 
 
 def test_left_out_classes_are_replaced_by_the_next_best(pool: Pool) -> None:

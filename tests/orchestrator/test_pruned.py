@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble import pruned as pruned_module
 from orchestrator.ensemble import top as top_module
+from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.pruned import Search, pruned
-from orchestrator.ensemble.retrieval import brute_force
+from orchestrator.ensemble.retrieval import brute_force, full
 from tests.orchestrator.test_retrieval import both_lists
+from workers.errors import DataError
 from workers.partition import HashPartition, Partition, PermutationPartition
 from workers.threads import Pool
 
@@ -58,7 +62,7 @@ def probabilities(
     return result
 
 
-@given(
+queries_of_all_kinds = given(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(KINDS),
     classes=st.integers(2, 3000),
@@ -68,11 +72,14 @@ def probabilities(
     k=st.sampled_from([1, 2, 10, 4000]),
     name=st.sampled_from(list(COMBINERS)),
     leave_out=st.sampled_from([None, 3, 500]),
-    keep_to=st.sampled_from([None, 30]),
+    keep_to=st.sampled_from([None, None, 30]),
+    negative=st.booleans(),
     threads=st.sampled_from([1, 2]),
     stored=st.booleans(),
 )
-def test_pruned_equals_brute_force(
+
+
+def check_pruned(
     pools: dict[int, Pool],
     seed: int,
     kind: str,
@@ -84,19 +91,65 @@ def test_pruned_equals_brute_force(
     name: str,
     leave_out: int | None,
     keep_to: int | None,
+    negative: bool,
     threads: int,
     stored: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
-    partitions = partitions_of(classes, max(2, int(classes * share)), worlds)
-    scores = combiner(name).transform(probabilities(rng, kind, partitions, queries))
+    # One world more than is asked.
+    partitions = partitions_of(classes, max(2, int(classes * share)), worlds + 1)
+    scores = combiner(name).transform(probabilities(rng, kind, partitions[:worlds], queries))
+    if negative:
+        scores = scores - np.float32(0.7)
     lists = both_lists(rng, queries, classes, leave_out, keep_to)
     lookup = BucketLookup(partitions, pools[threads], most_bytes=2**20 if stored else 0)
     ids, found = pruned(scores, lookup, k, combiner(name), pools[threads], **lists)
-    expected_ids, expected = brute_force(scores, partitions, k, combiner(name), **lists)
+    expected_ids, expected = brute_force(scores, partitions[:worlds], k, combiner(name), **lists)
     assert ids.dtype == np.int64 and found.dtype == np.float32
     assert np.array_equal(ids, expected_ids)
     assert np.array_equal(found.view(np.int32), expected.view(np.int32))
+
+
+@queries_of_all_kinds
+def test_pruned_equals_brute_force(pools: dict[int, Pool], **drawn: Any) -> None:
+    check_pruned(pools, **drawn)
+
+
+@queries_of_all_kinds
+def test_many_small_tasks_and_rounds_change_nothing(pools: dict[int, Pool], **drawn: Any) -> None:
+    # So that every look into buckets is many tasks, and hardly any query is left to `full`.
+    small = mock.patch.multiple(top_module, CHUNK=16, FIRST=1, PART=64)
+    patient = mock.patch.multiple(
+        pruned_module, LOOKED_AT=20, LOOKED_AT_COMPUTED=20, HOPE=1, GROWTH=1
+    )
+    with small, patient:
+        check_pruned(pools, **drawn)
+
+
+def test_scores_that_hardly_differ_are_not_looked_into(pools: dict[int, Pool]) -> None:
+    partitions = partitions_of(4000, 2000, 8)
+    scores = np.random.default_rng(0).uniform(0.5, 0.5001, (8, 1, 2000)).astype(np.float32)
+    # Nearly all buckets of a world are in the first bin.
+    scores[:, :, 7] = 0
+    lookup = BucketLookup(partitions, pools[1])
+    for name in ("mean", "median"):
+        search = Search(scores[:, 0], lookup, 5, combiner(name), np.empty(0, np.int64))
+        assert not search.search()
+        assert search.looked_at <= 200
+        ids, _ = pruned(scores, lookup, 5, combiner(name), pools[1])
+        assert np.array_equal(ids, brute_force(scores, partitions, 5, combiner(name))[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("search", [pruned, candidates])
+def test_scores_that_are_no_numbers_are_refused(
+    pools: dict[int, Pool], search: Callable[..., Any], bad: float
+) -> None:
+    scores = np.full((2, 1, 10), 0.1, np.float32)
+    scores[1, 0, 3:] = bad
+    lookup = BucketLookup(partitions_of(99, 10, 2), pools[1])
+    with pytest.raises(DataError, match=r"scores: expected finite numbers, found .* from world 1"):
+        search(scores, lookup, 5, combiner("mean"), pools[1])
 
 
 @pytest.mark.parametrize("name", COMBINERS)
@@ -154,11 +207,16 @@ def test_threads_that_share_a_search_find_what_one_finds(
     assert sure >= 15
 
 
-def test_more_buckets_than_two_bytes_hold(pools: dict[int, Pool]) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("name", COMBINERS)
+def test_more_buckets_than_two_bytes_hold(pools: dict[int, Pool], name: str, stored: bool) -> None:
     partitions = partitions_of(150_000, 70_000, 3)
-    scores = probabilities(np.random.default_rng(4), "trained", partitions, 2)
-    lookup = BucketLookup(partitions, pools[2])
-    assert lookup.stored is not None and lookup.stored.dtype == np.uint32
-    ids, found = pruned(scores, lookup, 4, combiner("mean"), pools[2])
-    expected_ids, expected = brute_force(scores, partitions, 4, combiner("mean"))
-    assert np.array_equal(ids, expected_ids) and np.array_equal(found, expected)
+    scores = combiner(name).transform(
+        probabilities(np.random.default_rng(4), "trained", partitions, 2)
+    )
+    lookup = BucketLookup(partitions, pools[2], most_bytes=2**24 if stored else 0)
+    assert lookup.stored is None or lookup.stored.dtype == np.uint32
+    wanted, expected = brute_force(scores, partitions, 4, combiner(name))
+    for search in (pruned, full):
+        ids, found = search(scores, lookup, 4, combiner(name), pools[2])
+        assert np.array_equal(ids, wanted) and np.array_equal(found, expected)
