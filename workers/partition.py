@@ -24,7 +24,7 @@ from workers.permutation import (
     BLOCK,
     Permutation,
     Words,
-    forward_words,
+    permute_words,
     shift_right,
     signed,
 )
@@ -53,7 +53,7 @@ def _permutation_buckets(
             if x[start + i] < 0 or x[start + i] >= n:
                 return start + i
             images[i] = np.uint64(x[start + i])
-        forward_words(images[:size], n, bits, low_bits, keys, images)
+        permute_words(images[:size], n, bits, low_bits, keys, False, images)
         for i in range(size):
             out[start + i] = np.int32(images[i] % np.uint64(buckets))
     return -1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workers.errors import ConfigError
 from workers.hashing import GOLDEN, MIX_1, MIX_2, mix64
-from workers.jit import kernel
+from workers.jit import inline, kernel
 
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -75,9 +75,8 @@ class Permutation:
             return permute_torch(self, x, backward=backward)
         x = np.ascontiguousarray(x, dtype=np.int64)
         out = np.empty_like(x)
-        run = inverse_words if backward else forward_words
-        words = x.reshape(-1).view(np.uint64), self.n, self.bits, self.low_bits, self.keys
-        run(*words, out.reshape(-1).view(np.uint64))
+        words, images = x.reshape(-1).view(np.uint64), out.reshape(-1).view(np.uint64)
+        permute_words(words, self.n, self.bits, self.low_bits, self.keys, backward, images)
         return out
 
 
@@ -103,6 +102,12 @@ def permute_reference(permutation: Permutation, x: Ids, *, backward: bool = Fals
 def _scramble(half: Words, key: np.uint64) -> Words:
     words = (half ^ key) * _M1
     return (words ^ (words >> _S32)) * _M2
+
+
+@inline
+def _scramble_word(half: np.uint64, key: np.uint64) -> np.uint64:
+    word = (half ^ key) * _M1
+    return (word ^ (word >> _S32)) * _M2
 
 
 def permute_torch(
@@ -142,7 +147,9 @@ def _scramble_torch(half: torch.Tensor, key: int) -> torch.Tensor:
 
 
 @kernel
-def forward_words(words: Words, n: int, bits: int, low_bits: int, keys: Words, out: Words) -> None:
+def permute_words(
+    words: Words, n: int, bits: int, low_bits: int, keys: Words, backward: bool, out: Words
+) -> None:
     """Write what `Permutation.forward` returns for several numbers, in a kernel.
 
     Round after round, each for a whole block, so that a round is one loop that vectorises; those
@@ -154,54 +161,47 @@ def forward_words(words: Words, n: int, bits: int, low_bits: int, keys: Words, o
         bits: likewise.
         low_bits: likewise.
         keys: likewise.
+        backward: write what `Permutation.inverse` returns.
         out: as many; may be `words`.
     """
-    low = np.uint64(low_bits)
-    to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
-    mask, limit = (np.uint64(1) << low) - np.uint64(1), np.uint64(n)
+    limit = np.uint64(n)
     block, places = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.int64)
     for start in range(0, len(words), BLOCK):
         size = min(BLOCK, len(words) - start)
         for j in range(size):
             block[j], places[j] = words[start + j], start + j
         while size:
-            for i in range(0, len(keys), 2):
-                one, two = keys[i], keys[i + 1]
-                for j in range(size):
-                    left, right = block[j] >> low, block[j] & mask
-                    mixed = (right ^ one) * _M1
-                    left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
-                    mixed = (left ^ two) * _M1
-                    right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
-                    block[j] = (left << low) | right
+            if backward:
+                _rounds_backward(block[:size], bits, low_bits, keys)
+            else:
+                _rounds_forward(block[:size], bits, low_bits, keys)
             size = _outside(block, places, size, limit, out)
 
 
 @kernel
-def inverse_words(words: Words, n: int, bits: int, low_bits: int, keys: Words, out: Words) -> None:
-    """Write what `Permutation.inverse` returns for several numbers, in a kernel.
-
-    Args: as for `forward_words`.
-    """
-    low = np.uint64(low_bits)
+def _rounds_forward(block: Words, bits: int, low_bits: int, keys: Words) -> None:
+    low, mask = np.uint64(low_bits), (np.uint64(1) << np.uint64(low_bits)) - np.uint64(1)
     to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
-    mask, limit = (np.uint64(1) << low) - np.uint64(1), np.uint64(n)
-    block, places = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.int64)
-    for start in range(0, len(words), BLOCK):
-        size = min(BLOCK, len(words) - start)
-        for j in range(size):
-            block[j], places[j] = words[start + j], start + j
-        while size:
-            for i in range(len(keys) - 2, -1, -2):
-                one, two = keys[i], keys[i + 1]
-                for j in range(size):
-                    left, right = block[j] >> low, block[j] & mask
-                    mixed = (left ^ two) * _M1
-                    right ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_low
-                    mixed = (right ^ one) * _M1
-                    left ^= ((mixed ^ (mixed >> _S32)) * _M2) >> to_high
-                    block[j] = (left << low) | right
-            size = _outside(block, places, size, limit, out)
+    for i in range(0, len(keys), 2):
+        one, two = keys[i], keys[i + 1]
+        for j in range(len(block)):
+            left, right = block[j] >> low, block[j] & mask
+            left ^= _scramble_word(right, one) >> to_high
+            right ^= _scramble_word(left, two) >> to_low
+            block[j] = (left << low) | right
+
+
+@kernel
+def _rounds_backward(block: Words, bits: int, low_bits: int, keys: Words) -> None:
+    low, mask = np.uint64(low_bits), (np.uint64(1) << np.uint64(low_bits)) - np.uint64(1)
+    to_low, to_high = np.uint64(64 - low_bits), np.uint64(64 - bits + low_bits)
+    for i in range(len(keys) - 2, -1, -2):
+        one, two = keys[i], keys[i + 1]
+        for j in range(len(block)):
+            left, right = block[j] >> low, block[j] & mask
+            right ^= _scramble_word(left, two) >> to_low
+            left ^= _scramble_word(right, one) >> to_high
+            block[j] = (left << low) | right
 
 
 @kernel

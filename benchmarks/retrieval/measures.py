@@ -16,8 +16,9 @@ from benchmarks.writing import QUICK
 from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import combiner
 from orchestrator.ensemble.lookup import BucketLookup
-from orchestrator.ensemble.pruned import Search, pruned
+from orchestrator.ensemble.pruned import pruned, search
 from orchestrator.ensemble.retrieval import ClassLists, brute_force, full
+from orchestrator.ensemble.top import Top
 from workers.threads import Pool, spans
 
 K = 10
@@ -72,12 +73,11 @@ def single(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found
     for one, wanted in zip(values, answers, strict=False):
         if not same(pruned(one, lookup, K, chosen, pool), wanted):
             raise SystemExit(f"{name}: expected the answers of full from pruned, found others")
-    nothing = np.empty(0, np.int64)
     looked, sure = [], 0
     for one in values:
-        search = Search(one[:, 0], lookup, K, chosen, nothing, pool)
-        sure += search.search()
-        looked.append(search.looked_at / lookup.buckets)
+        top = Top(one[:, 0], lookup, K, chosen, pool=pool)
+        sure += search(top)
+        looked.append(top.looked_at / lookup.buckets)
     return {
         **times,
         "full_over_pruned": round(times["full"]["p50_ms"] / times["pruned"]["p50_ms"], 2),
@@ -97,13 +97,12 @@ def computed(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Fou
     Of queries that it does not leave to `full`.
     """
     chosen, values = combiner(name), one_by_one(scores, name, asked(lookup))
-    nothing = np.empty(0, np.int64)
 
-    def search(one: Scores) -> bool:
-        return Search(one[:, 0], lookup, K, chosen, nothing, pool).search()
+    def pruned_alone(one: Scores) -> bool:
+        return search(Top(one[:, 0], lookup, K, chosen, pool=pool))
 
-    sure = [one for one in values if search(one)]
-    return {"queries": len(sure), **(latency(search, sure) if len(sure) > 2 * FEWEST else {})}
+    sure = [one for one in values if pruned_alone(one)]
+    return {"queries": len(sure), **(latency(pruned_alone, sure) if len(sure) > 2 * FEWEST else {})}
 
 
 def read_rate(pool: Pool) -> float:
@@ -134,8 +133,8 @@ def checked(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Foun
         out = np.concatenate([first[0, ::2], others])
         for hidden in (None, ClassLists(np.array([0, len(out)]), out)):
             wanted = brute_force(one, lookup.partitions, K, chosen, leave_out=hidden)
-            for search in (full, pruned):
-                found = search(one, lookup, K, chosen, pool, leave_out=hidden)
+            for find in (full, pruned):
+                found = find(one, lookup, K, chosen, pool, leave_out=hidden)
                 if not same(found, wanted):
                     raise SystemExit(f"{name}: expected the answers of brute force, found others")
     return {"queries": CHECKED, "equal": True}

@@ -7,21 +7,12 @@ is out, which takes less time than to count, and loses none.
 
 from __future__ import annotations
 
-import numpy as np
-
 from orchestrator.ensemble.combiners import Combiner
 from orchestrator.ensemble.lookup import BucketLookup
-from orchestrator.ensemble.retrieval import (
-    ClassLists,
-    Floats,
-    Ids,
-    finished,
-    full,
-    prepared,
-)
-from orchestrator.ensemble.top import Top, can_search
+from orchestrator.ensemble.retrieval import ClassLists, Floats, Ids, full
+from orchestrator.ensemble.top import Top, can_search, search_each
 from workers.errors import DataError
-from workers.threads import Pool, share
+from workers.threads import Pool
 
 BUCKETS = 16
 """m, unless another number is asked for."""
@@ -64,20 +55,14 @@ def candidates(
         raise DataError(f"buckets: expected at least 1 of each world, found {buckets}")
     if keep_to is not None or not can_search(lookup):
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
-    hidden, ids, found = prepared(scores, lookup, k, leave_out)
-    queries = scores.shape[1]
-    # One query is shared out among the threads, several are dealt out to them.
-    threads = pool if queries == 1 else None
 
-    def search(query: int) -> None:
-        mine = np.ascontiguousarray(scores[:, query])
-        top = Top(mine, lookup, k, combiner, hidden.of(query, query + 1).classes, threads)
+    def search(top: Top) -> bool:
         few = min(buckets, lookup.buckets)
         top.look_into(*top.best_buckets(few))
         while not top.complete and few < lookup.buckets:
             few = min(2 * few, lookup.buckets)
             top.look_into(*top.best_buckets(few))
-        ids[query, : len(top.ids)], found[query, : len(top.ids)] = top.ids, top.found
+        return True
 
-    share(pool, search, [(query,) for query in range(queries)])
-    return finished(ids, found, lookup, len(scores), combiner)
+    ids, found, _ = search_each(scores, lookup, k, combiner, pool, leave_out, search)
+    return ids, found

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.jit import exact_kernel
-from workers.permutation import Words, inverse_words
+from workers.permutation import Words, permute_words
 
 Exact = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -56,7 +56,7 @@ def name_classes(
             named[size] = np.uint64(image)
             size += 1
         mine = named[begin:size]
-        inverse_words(mine, classes, bits, low_bits, keys[worlds[task]], mine)
+        permute_words(mine, classes, bits, low_bits, keys[worlds[task]], True, mine)
         place = np.uint64(first + task)
         for other in range(len(mine)):
             mine[other] = (mine[other] << np.uint64(shift)) | place

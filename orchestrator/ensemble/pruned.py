@@ -39,21 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.combiners import Combiner
-from orchestrator.ensemble.cover import (
-    BINS,
-    cheapest_cover,
-    rank_buckets,
-)
+from orchestrator.ensemble.cover import BINS, cheapest_cover, rank_buckets
 from orchestrator.ensemble.lookup import BucketLookup
-from orchestrator.ensemble.retrieval import (
-    ClassLists,
-    Floats,
-    Ids,
-    finished,
-    full,
-    prepared,
-)
-from orchestrator.ensemble.top import Places, Top, can_search
+from orchestrator.ensemble.retrieval import ClassLists, Floats, Ids, full
+from orchestrator.ensemble.top import Places, Top, can_search, search_each
 from workers.threads import Pool, share
 
 PRUNED_FROM = 1_000_000
@@ -100,29 +89,15 @@ def pruned(
     """
     if keep_to is not None or not can_search(lookup):
         return full(scores, lookup, k, combiner, pool, leave_out=leave_out, keep_to=keep_to)
-    hidden, ids, found = prepared(scores, lookup, k, leave_out)
-    queries = scores.shape[1]
-    floors = np.full(queries, np.nan, np.float32)
-
-    def search(query: int) -> None:
-        threads = pool if queries == 1 else None
-        mine = np.ascontiguousarray(scores[:, query])
-        best = Search(mine, lookup, k, combiner, hidden.of(query, query + 1).classes, threads)
-        if best.search():
-            ids[query, : len(best.ids)], found[query, : len(best.ids)] = best.ids, best.found
-        else:
-            floors[query] = best.bar
-
-    share(pool, search, [(query,) for query in range(queries)])
-    result = finished(ids, found, lookup, len(scores), combiner)
+    ids, found, floors = search_each(scores, lookup, k, combiner, pool, leave_out, search)
     unsure = np.flatnonzero(~np.isnan(floors))
     if len(unsure):
         lists = None if leave_out is None else chosen(leave_out, unsure)
-        some = scores if len(unsure) == queries else np.ascontiguousarray(scores[:, unsure])
-        result[0][unsure], result[1][unsure] = full(
+        some = scores if len(unsure) == len(floors) else np.ascontiguousarray(scores[:, unsure])
+        ids[unsure], found[unsure] = full(
             some, lookup, k, combiner, pool, leave_out=lists, floors=floors[unsure]
         )
-    return result
+    return ids, found
 
 
 def exact(
@@ -150,56 +125,54 @@ def chosen(lists: ClassLists, queries: Ids) -> ClassLists:
     return ClassLists(offsets, np.concatenate(parts))
 
 
-class Search(Top):
-    """The search for the best classes of one query.
+def search(top: Top) -> bool:
+    """Look into buckets until the best classes of a query are known for sure.
 
-    Args: as for `Top`.
+    Returns:
+        Whether they are; if not, it is quicker to look at all classes.
     """
+    return _Search(top).run()
 
-    def __init__(
-        self,
-        scores: Floats,
-        lookup: BucketLookup,
-        k: int,
-        combiner: Combiner,
-        hidden: Ids,
-        pool: Pool | None = None,
-    ) -> None:
-        super().__init__(scores, lookup, k, combiner, hidden, pool)
-        worlds, buckets = scores.shape
-        self._ranked = np.empty(scores.shape, np.int32)
+
+class _Search:
+    """The search for the best classes of one query."""
+
+    def __init__(self, top: Top) -> None:
+        self._top = top
+        worlds, buckets = top.scores.shape
+        self._ranked = np.empty(top.scores.shape, np.int32)
         """Each world's buckets, best first, by bin."""
         self._starts = np.empty((worlds, BINS + 1), np.int64)
         self._low = np.empty((worlds, BINS + 1), np.float64)
         self._corner = np.zeros((worlds, BINS + 1), np.int64)
         self._bins = self._starts, self._low, self._corner
-        most = LOOKED_AT_COMPUTED if lookup.stored is None else LOOKED_AT
+        most = LOOKED_AT_COMPUTED if top.lookup.stored is None else LOOKED_AT
         self._most = int(most * buckets)
 
         def rank(world: int) -> None:
             made = (array[world] for array in (self._ranked, *self._bins))
-            top, bottom = self.bounds.tops[world], self.bounds.bottoms[world]
-            rank_buckets(scores[world], top, bottom, self._most, *made)
+            best, worst = top.bounds.tops[world], top.bounds.bottoms[world]
+            rank_buckets(top.scores[world], best, worst, self._most, *made)
 
-        share(pool, rank, [(world,) for world in range(worlds)])
+        share(top.pool, rank, [(world,) for world in range(worlds)])
         # For all worlds to reach a bar, or so many that the higher of the two in the middle does.
-        self._fewest = worlds if combiner.reduction == "min" else worlds - worlds // 2
+        self._fewest = worlds if top.combiner.reduction == "min" else worlds - worlds // 2
         # Twice as many classes as are wanted should give a bar.
-        self._first = -(-2 * self.k * buckets // lookup.classes)
+        self._first = -(-2 * top.k * buckets // top.lookup.classes)
 
-    def search(self) -> bool:
+    def run(self) -> bool:
         """Search, and return whether the best classes are known for sure."""
-        cover = np.zeros(len(self.scores), np.int64)
+        cover = np.zeros(len(self._ranked), np.int64)
         while True:
             wider = cover.copy()
             sure = self._widen(wider)
             # Few bins may hold nearly all buckets.
             if not sure and ((wider == cover).all() or self._buckets(wider) > self._most):
                 return False
-            self.look_into(self._between(cover, wider), self._beyond(wider))
+            self._top.look_into(self._between(cover, wider), self._beyond(wider))
             if sure:
                 return True
-            if self.looked_at > self._most:
+            if self._top.looked_at > self._most:
                 return False
             cover = wider
 
@@ -208,13 +181,13 @@ class Search(Top):
 
         It stays as it is if all that is needed is too much.
         """
-        most = max(self._first, len(cover), GROWTH * self.looked_at)
-        if not self.complete:
+        most = max(self._first, len(cover), GROWTH * self._top.looked_at)
+        if not self._top.complete:
             cheapest_cover(*self._bins, np.inf, most, cover)
             return False
         whole = cover.copy()
-        if self.sums:
-            needed = float(self.bounds.tops.sum()) - self.bar + self.bounds.slack
+        if self._top.sums:
+            needed = float(self._top.bounds.tops.sum()) - self._top.bar + self._top.bounds.slack
             sure = cheapest_cover(*self._bins, needed, self._most, whole)
         else:
             sure = self._cover_worlds(whole)
@@ -222,7 +195,7 @@ class Search(Top):
             cover[:] = whole
             return True
         # The bar may still rise; but not by much, once some have been looked at.
-        if sure or self.looked_at < HOPE * self._most:
+        if sure or self._top.looked_at < HOPE * self._most:
             cheapest_cover(*self._bins, np.inf, most, cover)
         return False
 
@@ -231,8 +204,8 @@ class Search(Top):
         worlds = np.arange(len(cover))
         # Bins whose buckets, and those of all later ones, stay below the bar.
         below = [
-            int(np.searchsorted(low, top - self.bar, side="right"))
-            for top, low in zip(self.bounds.tops, self._low, strict=True)
+            int(np.searchsorted(low, top - self._top.bar, side="right"))
+            for top, low in zip(self._top.bounds.tops, self._low, strict=True)
         ]
         last = np.maximum(cover, np.minimum(below, BINS))
         extra = self._starts[worlds, last] - self._starts[worlds, cover]
@@ -257,4 +230,4 @@ class Search(Top):
         """Return the least deficit of each world's buckets outside a cover."""
         least: NDArray[np.float64] = self._low[np.arange(len(cover)), cover]
         # Where there are none, there is no class to be told of them.
-        return np.where(np.isinf(least), self.bounds.tops - self.bounds.bottoms, least)
+        return np.where(np.isinf(least), self._top.bounds.tops - self._top.bounds.bottoms, least)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.lookup import Rows
 from workers.jit import exact_kernel, prefetch_line
-from workers.permutation import Words, forward_words
+from workers.permutation import Words, permute_words
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -219,7 +219,7 @@ def _sift_computed(
     for group in range(len(order) + 1):
         begin = GROUP * (order[group] if group < len(order) else group)
         for world in range(begin, min(begin + GROUP, len(steps))):
-            forward_words(named[:size], classes, bits, low_bits, keys[world], images)
+            permute_words(named[:size], classes, bits, low_bits, keys[world], False, images)
             for place in range(size):
                 totals[place] += steps[world, images[place] % across]
         kept = 0

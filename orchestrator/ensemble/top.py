@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,14 @@ from orchestrator.ensemble.combiners import Combiner
 from orchestrator.ensemble.cover import best_buckets
 from orchestrator.ensemble.lookup import BucketLookup, Rows
 from orchestrator.ensemble.naming import add_gains, name_classes
-from orchestrator.ensemble.retrieval import Floats, Ids, scored
+from orchestrator.ensemble.retrieval import (
+    ClassLists,
+    Floats,
+    Ids,
+    finished,
+    prepared,
+    scored,
+)
 from orchestrator.ensemble.scan import sift
 from orchestrator.ensemble.sieve import Bounds, Sieve
 from workers.threads import Pool, share, spans
@@ -23,6 +31,7 @@ FIRST = 64
 """Classes that are scored before the others of a look into buckets, unless more are wanted."""
 PART = 1 << 18
 """Names that are sorted together, about."""
+NOTHING: Ids = np.empty(0, np.int64)
 _NOT_STORED: Rows = np.empty((0, 0), np.uint16)
 
 
@@ -33,6 +42,49 @@ class Places(NamedTuple):
     """(n,) the world of each."""
     buckets: NDArray[np.int32]
     """(n,) its number."""
+
+
+def search_each(
+    scores: Floats,
+    lookup: BucketLookup,
+    k: int,
+    combiner: Combiner,
+    pool: Pool,
+    leave_out: ClassLists | None,
+    search: Callable[[Top], bool],
+) -> tuple[Ids, Floats, Floats]:
+    """Search for the best classes of each query.
+
+    Args:
+        scores: as for `full`, as the others.
+        lookup: likewise; `can_search` is true of it.
+        k: likewise.
+        combiner: likewise.
+        pool: threads; one query is shared out among them, several are dealt out to them.
+        leave_out: likewise.
+        search: what looks into buckets, and returns whether that was enough.
+
+    Returns:
+        Class ids and scores as `full` returns them, and (n,) float32 reduced scores that k classes
+        are known to reach of a query for which it was not enough; NaN where it was.
+
+    Raises:
+        DataError: if `scores`, `k` or a list does not fit the lookup.
+    """
+    hidden, ids, found = prepared(scores, lookup, k, leave_out)
+    queries = scores.shape[1]
+    floors = np.full(queries, np.nan, np.float32)
+    threads = pool if queries == 1 else None
+
+    def each(query: int) -> None:
+        mine = np.ascontiguousarray(scores[:, query])
+        top = Top(mine, lookup, k, combiner, hidden.of(query, query + 1).classes, threads)
+        if not search(top):
+            floors[query] = top.bar
+        ids[query, : len(top.ids)], found[query, : len(top.ids)] = top.ids, top.found
+
+    share(pool, each, [(query,) for query in range(queries)])
+    return *finished(ids, found, lookup, len(scores), combiner), floors
 
 
 def can_search(lookup: BucketLookup) -> bool:
@@ -51,7 +103,7 @@ class Top:
         lookup: where the classes are in `scores`; `can_search` is true of it.
         k: how many classes.
         combiner: whose reduction to apply.
-        hidden: ascending classes that must not be found.
+        hidden: ascending classes that must not be found, if there are any.
         pool: threads that share the work; None: the calling one alone.
     """
 
@@ -61,7 +113,7 @@ class Top:
         lookup: BucketLookup,
         k: int,
         combiner: Combiner,
-        hidden: Ids,
+        hidden: Ids | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.ids: Ids = np.empty(0, np.int64)
@@ -82,11 +134,12 @@ class Top:
         self.pool = pool
         self.k = min(k, lookup.classes)
         """How many classes there will be."""
-        self._lookup = lookup
+        self.lookup = lookup
+        """Where the classes are."""
         assert lookup.packed is not None
         self._permutations = lookup.packed
         self._rows = _NOT_STORED if lookup.stored is None else lookup.stored
-        self._hidden = hidden
+        self._hidden = NOTHING if hidden is None else hidden
         self._lock = threading.Lock()
 
     @property
@@ -194,7 +247,7 @@ class Top:
 
     def _offer(self, classes: Ids) -> None:
         """Score classes, none of them hidden, and keep the best."""
-        reduced = scored(self.scores, self._lookup, classes, self.combiner)
+        reduced = scored(self.scores, self.lookup, classes, self.combiner)
         allowed = reduced >= self.bar
         classes, reduced = classes[allowed], reduced[allowed]
         with self._lock:

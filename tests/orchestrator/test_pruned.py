@@ -15,8 +15,9 @@ from orchestrator.ensemble import top as top_module
 from orchestrator.ensemble.candidates import candidates
 from orchestrator.ensemble.combiners import COMBINERS, combiner
 from orchestrator.ensemble.lookup import BucketLookup
-from orchestrator.ensemble.pruned import Search, pruned
+from orchestrator.ensemble.pruned import pruned, search
 from orchestrator.ensemble.retrieval import brute_force, full
+from orchestrator.ensemble.top import Top
 from tests.orchestrator.test_retrieval import both_lists
 from workers.errors import DataError
 from workers.partition import HashPartition, Partition, PermutationPartition
@@ -133,23 +134,23 @@ def test_scores_that_hardly_differ_are_not_looked_into(pools: dict[int, Pool]) -
     scores[:, :, 7] = 0
     lookup = BucketLookup(partitions, pools[1])
     for name in ("mean", "median"):
-        search = Search(scores[:, 0], lookup, 5, combiner(name), np.empty(0, np.int64))
-        assert not search.search()
-        assert search.looked_at <= 200
+        top = Top(scores[:, 0], lookup, 5, combiner(name))
+        assert not search(top)
+        assert top.looked_at <= 200
         ids, _ = pruned(scores, lookup, 5, combiner(name), pools[1])
         assert np.array_equal(ids, brute_force(scores, partitions, 5, combiner(name))[0])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("search", [pruned, candidates])
+@pytest.mark.parametrize("find", [pruned, candidates])
 def test_scores_that_are_no_numbers_are_refused(
-    pools: dict[int, Pool], search: Callable[..., Any], bad: float
+    pools: dict[int, Pool], find: Callable[..., Any], bad: float
 ) -> None:
     scores = np.full((2, 1, 10), 0.1, np.float32)
     scores[1, 0, 3:] = bad
     lookup = BucketLookup(partitions_of(99, 10, 2), pools[1])
     with pytest.raises(DataError, match=r"scores: expected finite numbers, found .* from world 1"):
-        search(scores, lookup, 5, combiner("mean"), pools[1])
+        find(scores, lookup, 5, combiner("mean"), pools[1])
 
 
 @pytest.mark.parametrize("name", COMBINERS)
@@ -160,12 +161,11 @@ def test_a_clear_query_looks_at_few_classes(pools: dict[int, Pool], name: str) -
     for world, partition in enumerate(partitions):
         scores[world, 0, partition.buckets_of(np.arange(10))] = 0.1
     scores = combiner(name).transform(scores)
-    nothing = np.empty(0, np.int64)
     lookup = BucketLookup(partitions, pools[1], most_bytes=0)
-    search = Search(scores[:, 0], lookup, 10, combiner(name), nothing)
-    assert search.search()
-    assert search.ids.tolist() == list(range(10))
-    assert search.looked_at <= 100
+    top = Top(scores[:, 0], lookup, 10, combiner(name))
+    assert search(top)
+    assert top.ids.tolist() == list(range(10))
+    assert top.looked_at <= 100
 
 
 def test_partitions_that_cannot_list_a_bucket_are_searched_in_full(
@@ -191,18 +191,17 @@ def test_threads_that_share_a_search_find_what_one_finds(
     monkeypatch.setattr(pruned_module, "HOPE", 1)
     partitions = partitions_of(20_000, 400, 6)
     rng = np.random.default_rng(3)
-    nothing = np.empty(0, np.int64)
     lookup = BucketLookup(partitions, pools[2], most_bytes=2**24 if stored else 0)
     sure = 0
     for _ in range(20):
         # Of the lookup's first five worlds.
         scores = combiner(name).transform(probabilities(rng, "trained", partitions[:5], 1))
-        search = Search(scores[:, 0], lookup, 5, combiner(name), nothing, pools[2])
-        if search.search():
+        top = Top(scores[:, 0], lookup, 5, combiner(name), pool=pools[2])
+        if search(top):
             sure += 1
             wanted, found = brute_force(scores, partitions[:5], 5, combiner(name))
-            assert search.ids.tolist() == wanted[0].tolist()
-            finished = combiner(name).finish(search.found, 5, partitions[0].collision_chance)
+            assert top.ids.tolist() == wanted[0].tolist()
+            finished = combiner(name).finish(top.found, 5, partitions[0].collision_chance)
             assert np.array_equal(finished, found[0])
     assert sure >= 15
 
@@ -217,6 +216,6 @@ def test_more_buckets_than_two_bytes_hold(pools: dict[int, Pool], name: str, sto
     lookup = BucketLookup(partitions, pools[2], most_bytes=2**24 if stored else 0)
     assert lookup.stored is None or lookup.stored.dtype == np.uint32
     wanted, expected = brute_force(scores, partitions, 4, combiner(name))
-    for search in (pruned, full):
-        ids, found = search(scores, lookup, 4, combiner(name), pools[2])
+    for find in (pruned, full):
+        ids, found = find(scores, lookup, 4, combiner(name), pools[2])
         assert np.array_equal(ids, wanted) and np.array_equal(found, expected)
