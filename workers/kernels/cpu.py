@@ -78,7 +78,10 @@ def relu_gradient(start: int, stop: int, delta: Numbers, activations: Numbers) -
 
 
 @inline
-def _adam(value: Any, gradient: Any, first: Any, second: Any, rate: Any, correction: Any) -> Any:
+def adam_step(
+    value: Any, gradient: Any, first: Any, second: Any, rate: Any, correction: Any
+) -> Any:
+    """Return a parameter and its moments after a step; see `adam_matrix`."""
     first = first + np.float32(0.1) * (gradient - first)
     second = second + np.float32(0.001) * (gradient * gradient - second)
     step = rate * first / (np.sqrt(second) * correction + np.float32(1e-8))
@@ -106,7 +109,7 @@ def adam_matrix(
     for row in range(start, stop):
         w, m, v, g, narrow = weight[row], first[row], second[row], gradient[row], copy[row]
         for j in range(w.shape[0]):
-            w[j], m[j], v[j] = _adam(w[j], load(g[j]), m[j], v[j], rate32, correction32)
+            w[j], m[j], v[j] = adam_step(w[j], load(g[j]), m[j], v[j], rate32, correction32)
             narrow[j] = as_stored(narrow, w[j])
 
 
@@ -130,7 +133,7 @@ def adam_bias(
             gradient[j] += load(line[j])
     b, m, v = bias[start:stop], first[start:stop], second[start:stop]
     for j in range(gradient.shape[0]):
-        b[j], m[j], v[j] = _adam(b[j], gradient[j], m[j], v[j], rate32, correction32)
+        b[j], m[j], v[j] = adam_step(b[j], gradient[j], m[j], v[j], rate32, correction32)
 
 
 @kernel

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.workers.builders import copies
+from tests.workers.networks import INPUT_RATE, RATE, batch_of, difference, examples_of, network
+from workers.kernels import active_reference
+from workers.kernels.cpu_steps import CpuSteps
+from workers.kernels.numbers import Ids, Offsets
+from workers.kernels.steps import Tensors, first_state
+from workers.lsh.layer import Vectors
+from workers.lsh.steps import Active, ActiveSteps
+from workers.threads import Pool
+
+
+class AtRandom:
+    """Chooses at random, and remembers what it chose."""
+
+    def __init__(self, layers: int) -> None:
+        self.odds: list[torch.Tensor | None] = [None] * layers
+        self.touched: list[Ids | None] = []
+        self._step = 0
+
+    def begin(self, step: int) -> None:
+        self._step = step
+        self.odds = [None] * len(self.odds)
+
+    def choose(
+        self,
+        layer: int,
+        span: tuple[int, int],
+        inputs: Vectors,
+        own: tuple[Offsets, Ids],
+        wanted: int,
+        chosen: Active,
+    ) -> int:
+        many = self.odds[layer]
+        if many is None:
+            many = self.odds[layer] = torch.zeros(len(chosen.counts), chosen.width)
+        for row in range(*span):
+            rng = np.random.default_rng((self._step, layer, row))
+            mine = np.unique(own[1][own[0][row] : own[0][row + 1]])
+            others = rng.permutation(np.setdiff1d(np.arange(chosen.width), mine))
+            ids = np.concatenate([mine, others[: max(0, wanted - len(mine))]])
+            chosen.ids[row, : len(ids)], chosen.counts[row] = ids, len(ids)
+            odds = rng.uniform(1, 3, len(ids)).astype(np.float32)
+            odds[: len(mine)] = 1
+            chosen.odds[row, : len(ids)] = odds
+            many[row, ids] = torch.from_numpy(odds)
+        return 7
+
+    def end(self, touched: list[Ids | None]) -> None:
+        self.touched = touched
+
+
+def wanted_of(widths: list[int], rng: np.random.Generator) -> list[int]:
+    """Return for each layer all of its neurons, or some."""
+    return [width if rng.random() < 0.3 else int(rng.integers(1, width + 1)) for width in widths]
+
+
+@given(
+    rows=st.integers(1, 20),
+    d=st.integers(2, 40),
+    hidden=st.sampled_from([(1,), (8,), (5, 7), (17, 4, 6)]),
+    buckets=st.integers(2, 33),
+    activation=st.sampled_from(["linear", "relu"]),
+    loss=st.sampled_from(["softmax", "bce"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_steps_on_active_sets_equal_the_reference(
+    rows: int,
+    d: int,
+    hidden: tuple[int, ...],
+    buckets: int,
+    activation: str,
+    loss: str,
+    seed: int,
+) -> None:
+    config, weights = network(d=d, hidden=hidden, buckets=buckets, activation=activation, loss=loss)
+    rng = np.random.default_rng(seed)
+    mine, theirs = copies(weights), copies(weights)
+    state = first_state(theirs)
+    chooser = AtRandom(len(hidden) + 1)
+    relu = activation == "relu"
+    with Pool(2) as pool:
+        steps = ActiveSteps(
+            mine,
+            first_state(mine),
+            loss=loss,
+            relu=relu,
+            wanted=wanted_of([*hidden, buckets], rng),
+            chooser=chooser,
+            pool=pool,
+        )
+        for step in range(1, 4):
+            examples = examples_of(batch_of(rng, rows, config), config)
+            rates = {"input_rate": INPUT_RATE, "rate": RATE}
+            found = steps.train(examples, step=step, **rates)
+            expected = active_reference.train_step(
+                theirs, state, examples, chooser.odds, loss=loss, relu=relu, step=step, **rates
+            )
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert difference(mine, theirs, weights) < 1e-3
+
+
+def steps_of(mine: Tensors, wanted: list[int], chooser: AtRandom, pool: Pool) -> ActiveSteps:
+    return ActiveSteps(
+        mine,
+        first_state(mine),
+        loss="softmax",
+        relu=True,
+        wanted=wanted,
+        chooser=chooser,
+        pool=pool,
+    )
+
+
+def test_all_neurons_active_is_the_dense_step() -> None:
+    config, weights = network(hidden=(9, 6), buckets=12)
+    rng = np.random.default_rng(0)
+    batches = [examples_of(batch_of(rng, 30, config), config) for _ in range(3)]
+    mine, theirs = copies(weights), copies(weights)
+    with Pool(2) as pool:
+        some = steps_of(mine, [9, 6, 12], AtRandom(3), pool)
+        dense = CpuSteps(
+            theirs, first_state(theirs), loss="softmax", relu=True, bf16=False, pool=pool
+        )
+        for step, examples in enumerate(batches, 1):
+            rates = {"input_rate": INPUT_RATE, "rate": RATE}
+            one = some.train(examples, step=step, **rates)
+            assert one == pytest.approx(dense.train(examples, step=step, **rates), rel=1e-5)
+    assert difference(mine, theirs, weights) < 1e-4
+
+
+def test_weights_do_not_depend_on_the_number_of_threads() -> None:
+    config, weights = network(d=300, hidden=(40, 30), buckets=50)
+    rng = np.random.default_rng(0)
+    batches = [examples_of(batch_of(rng, 200, config), config) for _ in range(2)]
+    ends = []
+    for threads in (1, 3):
+        mine = copies(weights)
+        with Pool(threads) as pool:
+            steps = steps_of(mine, [7, 5, 9], AtRandom(3), pool)
+            for step, examples in enumerate(batches, 1):
+                steps.train(examples, step=step, input_rate=INPUT_RATE, rate=RATE)
+        ends.append(mine)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in weights)
+
+
+def test_the_tally_counts_what_active_neurons_cost() -> None:
+    config, weights = network(d=50, hidden=(40, 30), buckets=20)
+    rng = np.random.default_rng(0)
+    examples = examples_of(batch_of(rng, 100, config, labels=1), config)
+    features, rows = len(examples.ids), len(examples)
+    wanted = [4, 3, 2]
+    with Pool(2) as pool:
+        chooser = AtRandom(3)
+        steps = steps_of(copies(weights), wanted, chooser, pool)
+        steps.train(examples, step=1, input_rate=INPUT_RATE, rate=RATE)
+    products = 2 * features * 4 + 3 * rows * (4 * 3 + 3 * 2)
+    softmax = rows * (10 * 2 + 2)
+    used = [set(map(tuple, np.argwhere(mask.numpy() > 0))) for mask in map(_mask, chooser.odds)]
+    pairs = 0
+    for below, above in pairwise(used):
+        joined = {(k, j) for row, j in above for other, k in below if other == row}
+        pairs += len(joined)
+    biases = sum(len({j for _, j in mask}) for mask in used)
+    adagrad = len(examples.features) * (2 * 40 + 3)
+    assert steps.tally[0] == products + softmax + 7 * (pairs + biases) + adagrad
+    assert steps.tally[1] > 7 * 3
+    assert [None if found is None else len(found) for found in chooser.touched] == [
+        len({j for _, j in mask}) for mask in used
+    ]
+
+
+def _mask(odds: torch.Tensor | None) -> torch.Tensor:
+    assert odds is not None
+    return odds

@@ -1,0 +1,223 @@
+"""Layers of which each row computes some neurons only: its active set.
+
+A layer's activations are `ids`, `counts` and `values`: row i has counts[i] active neurons, which
+are the first of ids[i], with their values beside them; all others are zero. Where a count is the
+width of the layer all neurons are active, in their order, and no id is read.
+
+Every kernel writes only to its span [start, stop), so that spans may be worked on by different
+threads, and adds what it did to `tally`: multiplications, divisions and roots; additions and
+comparisons; bytes of weights, optimiser and activations read and written.
+`workers/kernels/active_reference.py` is the definition; the tests hold the two equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.jit import inline, kernel
+from workers.kernels.numbers import ONE, ZERO, Floats, Ids, Offsets, exp
+
+Tally = NDArray[np.int64]
+
+MULTIPLICATIONS, ADDITIONS, BYTES = 0, 1, 2
+"""Places in a tally."""
+
+
+def count(tally: Tally, multiplications: int, additions: int) -> None:
+    """Add to a tally what kernels did that keep none."""
+    tally[MULTIPLICATIONS] += multiplications
+    tally[ADDITIONS] += additions
+    tally[BYTES] += 4 * multiplications
+
+
+@inline
+def add_to(tally: Any, multiplications: Any, additions: Any, size: Any) -> None:
+    """Add to a tally, in a kernel."""
+    tally[0] += multiplications
+    tally[1] += additions
+    tally[2] += size
+
+
+@kernel
+def bag_active(
+    start: int,
+    stop: int,
+    offsets: Offsets,
+    features: Ids,
+    values: Floats,
+    table: Floats,
+    bias: Floats,
+    floor: float,
+    ids: Ids,
+    counts: Ids,
+    out: Floats,
+    tally: Tally,
+) -> None:
+    """Write max(floor, bias + the sum of values * table[features]) of active neurons."""
+    floor32 = np.float32(floor)
+    for row in range(start, stop):
+        active, line = ids[row, : counts[row]], out[row]
+        for i in range(len(active)):
+            line[i] = bias[active[i]]
+        for position in range(offsets[row], offsets[row + 1]):
+            source, value = table[features[position]], values[position]
+            for i in range(len(active)):
+                line[i] += value * source[active[i]]
+        for i in range(len(active)):
+            line[i] = max(line[i], floor32)
+        done = (offsets[row + 1] - offsets[row]) * len(active)
+        add_to(tally, done, done + len(active), 4 * done + 8 * len(active))
+
+
+@kernel
+def layer_active(
+    start: int,
+    stop: int,
+    in_ids: Ids,
+    in_counts: Ids,
+    inputs: Floats,
+    weight: Floats,
+    bias: Floats,
+    floor: float,
+    ids: Ids,
+    counts: Ids,
+    out: Floats,
+    tally: Tally,
+) -> None:
+    """Write max(floor, bias + weight x inputs) of active neurons."""
+    floor32 = np.float32(floor)
+    width = weight.shape[1]
+    for row in range(start, stop):
+        count, x, before = in_counts[row], inputs[row], in_ids[row]
+        for i in range(counts[row]):
+            neuron = ids[row, i]
+            w = weight[neuron]
+            total = ZERO
+            if count == width:
+                for k in range(width):
+                    total += w[k] * x[k]
+            else:
+                for k in range(count):
+                    total += w[before[k]] * x[k]
+            out[row, i] = max(total + bias[neuron], floor32)
+        done = count * counts[row]
+        add_to(tally, done, done + counts[row], 4 * done + 4 * count + 8 * counts[row])
+
+
+@kernel
+def inputs_gradient(
+    start: int,
+    stop: int,
+    ids: Ids,
+    counts: Ids,
+    delta: Floats,
+    weight: Floats,
+    in_ids: Ids,
+    in_counts: Ids,
+    inputs: Floats,
+    relu: bool,
+    in_delta: Floats,
+    tally: Tally,
+) -> None:
+    """Write the gradient at a layer's inputs, from that at its active neurons."""
+    width = weight.shape[1]
+    for row in range(start, stop):
+        count, line, before = in_counts[row], in_delta[row], in_ids[row]
+        line[:count] = ZERO
+        for i in range(counts[row]):
+            w, d = weight[ids[row, i]], delta[row, i]
+            if count == width:
+                for k in range(width):
+                    line[k] += d * w[k]
+            else:
+                for k in range(count):
+                    line[k] += d * w[before[k]]
+        if relu:
+            for k in range(count):
+                line[k] = line[k] if inputs[row, k] > ZERO else ZERO
+        done = count * counts[row]
+        add_to(tally, done, done, 4 * done + 12 * count + 8 * counts[row])
+
+
+@kernel
+def softmax_active(
+    start: int,
+    stop: int,
+    logits: Floats,
+    odds: Floats,
+    counts: Ids,
+    offsets: Offsets,
+    buckets: Ids,
+    scale: Floats,
+    losses: Floats,
+    tally: Tally,
+) -> None:
+    """Turn logits of active buckets into gradients in place, and write each row's loss.
+
+    As `losses.softmax_gradient`, with the sum over all buckets estimated: odds[i] stands for how
+    many buckets the active one i stands for. A row's own buckets are the first active ones, each
+    once, in ascending order.
+    """
+    for row in range(start, stop):
+        count = counts[row]
+        z, many = logits[row, :count], odds[row]
+        first, last = offsets[row], offsets[row + 1]
+        share = ONE / np.float32(max(last - first, 1))
+        at_labels, place = ZERO, 0
+        for position in range(first, last):
+            place += int(position > first and buckets[position] != buckets[position - 1])
+            at_labels += share * z[place]
+        top = np.float32(-np.inf)
+        for i in range(count):
+            top = max(top, z[i])
+        total = ZERO
+        for i in range(count):
+            z[i] = many[i] * exp(z[i] - top)
+            total += z[i]
+        place = 0
+        for position in range(first, last):
+            place += int(position > first and buckets[position] != buckets[position - 1])
+            z[place] -= share * total
+        factor = scale[row] / total
+        for i in range(count):
+            z[i] *= factor
+        losses[row] = np.log(total) + top - at_labels
+        # An exponential is 8 multiplications and as many additions.
+        add_to(tally, 10 * count + 2, 11 * count + 2, 12 * count)
+
+
+@kernel
+def bce_active(
+    start: int,
+    stop: int,
+    logits: Floats,
+    odds: Floats,
+    counts: Ids,
+    offsets: Offsets,
+    buckets: Ids,
+    scale: Floats,
+    losses: Floats,
+    tally: Tally,
+) -> None:
+    """Turn logits of active buckets into gradients in place, and write each row's loss.
+
+    As `losses.bce_gradient`, with the sum over all buckets estimated as in `softmax_active`.
+    """
+    for row in range(start, stop):
+        count = counts[row]
+        z, many = logits[row, :count], odds[row]
+        own = 0
+        for position in range(offsets[row], offsets[row + 1]):
+            own += int(position == offsets[row] or buckets[position] != buckets[position - 1])
+        loss = ZERO
+        for i in range(count):
+            x, target = z[i], ONE if i < own else ZERO
+            small = exp(-abs(x))
+            loss += many[i] * (max(x, ZERO) - target * x + np.log(ONE + small))
+            sigmoid = (ONE if x >= ZERO else small) / (ONE + small)
+            z[i] = many[i] * (sigmoid - target) * scale[row]
+        losses[row] = loss
+        add_to(tally, 21 * count, 22 * count, 12 * count)

@@ -1,0 +1,107 @@
+"""What a training step on active sets computes, in plain Torch: the definition.
+
+Slow and short on purpose, as `workers/kernels/reference.py`: all neurons are computed, and those
+that are not active are then taken for zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workers.kernels import reference
+from workers.kernels.steps import Examples, Tensors
+
+
+def train_step(
+    parameters: Tensors,
+    state: Tensors,
+    examples: Examples,
+    odds: Sequence[Tensor | None],
+    *,
+    loss: str,
+    relu: bool,
+    step: int,
+    input_rate: float,
+    rate: float,
+) -> float:
+    """Make one step of the optimiser in place and return the batch's loss.
+
+    Args:
+        parameters: as for `TorchSteps`, as the others.
+        state: likewise.
+        examples: likewise.
+        odds: for each layer (n, width): how many neurons an active one stands for, 0 for those
+            that are not active; None: all are active.
+        loss: likewise.
+        relu: likewise.
+        step: likewise.
+        input_rate: likewise.
+        rate: likewise.
+    """
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+    some = [None if mask is None else (mask > 0).float() for mask in odds]
+    logits = _logits(leaves, examples, some, relu)
+    offsets, buckets = torch.from_numpy(examples.label_offsets), torch.from_numpy(examples.buckets)
+    many = torch.ones_like(logits) if odds[-1] is None else odds[-1]
+    if loss == "softmax":
+        # Those that stand for none are as if they were not there.
+        losses = reference.softmax_losses(logits + many.log(), offsets, buckets)
+    else:
+        rows = torch.repeat_interleave(offsets.diff())
+        target = torch.zeros_like(logits)
+        target[rows, buckets.long()] = 1
+        each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        losses = (many * each).sum(1)
+    total = (losses * torch.from_numpy(examples.scale)).sum()
+    gradients = torch.autograd.grad(total, list(leaves.values()))
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        if name == "input.weight":
+            square = state["input.weight.square"]
+            reference.adagrad_rows(parameter, gradient.to_sparse(1), square, input_rate)
+        else:
+            moved = _moved(name, some, parameter)
+            tensors = parameter, state[f"{name}.first"], state[f"{name}.second"]
+            after = [tensor.clone() for tensor in tensors]
+            reference.adam(after[0], gradient, after[1], after[2], rate, step)
+            for tensor, new in zip(tensors, after, strict=True):
+                tensor.copy_(torch.where(moved, new, tensor))
+    return float(total.detach())
+
+
+def _logits(
+    parameters: Tensors, examples: Examples, some: Sequence[Tensor | None], relu: bool
+) -> Tensor:
+    hidden = functional.embedding_bag(
+        torch.from_numpy(examples.ids).long(),
+        parameters["input.weight"],
+        torch.from_numpy(examples.offsets),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(examples.values),
+        include_last_offset=True,
+    )
+    hidden = hidden + parameters["input.bias"]
+    for layer, mask in enumerate(some[:-1]):
+        hidden = functional.relu(hidden) if relu else hidden
+        hidden = hidden if mask is None else hidden * mask
+        weight, bias = parameters[f"layer.{layer}.weight"], parameters[f"layer.{layer}.bias"]
+        hidden = hidden @ weight.T + bias
+    return hidden
+
+
+def _moved(name: str, some: Sequence[Tensor | None], parameter: Tensor) -> Tensor:
+    """Return which entries of a parameter some row has active, at both ends."""
+    kind = name.rpartition(".")[2]
+    layer = 0 if name.startswith("input") else int(name.split(".")[1]) + 1
+    above, below = some[layer], some[layer - 1] if layer else None
+    if kind == "bias":
+        return torch.ones(len(parameter)) > 0 if above is None else above.sum(0) > 0
+    if above is None and below is None:
+        return torch.ones_like(parameter) > 0
+    rows = len(above if above is not None else below)  # type: ignore[arg-type]
+    above = torch.ones(rows, parameter.shape[0]) if above is None else above
+    below = torch.ones(rows, parameter.shape[1]) if below is None else below
+    return above.T @ below > 0

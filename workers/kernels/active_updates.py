@@ -1,0 +1,199 @@
+"""Optimisers of layers of which each row computes some neurons only; see `workers.kernels.active`.
+
+`workers/kernels/active_reference.py` is the definition; the tests hold the two equal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workers.jit import kernel
+from workers.kernels.active import Tally, add_to
+from workers.kernels.cpu import adam_step
+from workers.kernels.numbers import ZERO, Floats, Ids, Offsets
+
+
+@kernel
+def by_neuron(ids: Ids, counts: Ids, neurons: int) -> tuple[Ids, Offsets, Offsets]:
+    """Turn rows of active neurons into neurons with their places.
+
+    Args:
+        ids: (n, m) active neurons.
+        counts: (n,) how many.
+        neurons: width of the layer.
+
+    Returns:
+        The distinct active neurons (u,), ascending; starts (u + 1,) and places (active,): neuron u
+        stands at places[starts[u]:starts[u + 1]] of `ids`, flat, in the order of the rows.
+    """
+    sizes = np.zeros(neurons, np.int32)
+    total = 0
+    for row in range(len(counts)):
+        total += counts[row]
+        for i in range(counts[row]):
+            sizes[ids[row, i]] += 1
+    free = np.empty(neurons, np.int64)
+    touched = np.empty(min(neurons, total), np.int32)
+    starts = np.empty(len(touched) + 1, np.int64)
+    used, begin = 0, 0
+    for neuron in range(neurons):
+        if sizes[neuron]:
+            touched[used], starts[used], free[neuron] = neuron, begin, begin
+            used += 1
+            begin += sizes[neuron]
+    starts[used] = begin
+    places = np.empty(total, np.int64)
+    for row in range(len(counts)):
+        for i in range(counts[row]):
+            neuron = ids[row, i]
+            places[free[neuron]] = row * ids.shape[1] + i
+            free[neuron] += 1
+    return touched[:used], starts[: used + 1], places
+
+
+@kernel
+def adam_active(
+    start: int,
+    stop: int,
+    touched: Ids,
+    starts: Offsets,
+    places: Offsets,
+    delta: Floats,
+    in_ids: Ids,
+    in_counts: Ids,
+    inputs: Floats,
+    weight: Floats,
+    first: Floats,
+    second: Floats,
+    rate: float,
+    correction: float,
+    tally: Tally,
+) -> None:
+    """Update the rows weight[touched[start:stop]] with Adam, where there is a gradient.
+
+    As `cpu.adam_matrix`. A weight moves, and its moments change, only in steps in which some row
+    has both of its ends active.
+
+    Args:
+        start: of `touched`.
+        stop: likewise.
+        touched: of `by_neuron`, as the others.
+        starts: likewise.
+        places: likewise.
+        delta: (n, m) the gradient at the active neurons.
+        in_ids: of the layer's inputs, as the others.
+        in_counts: likewise.
+        inputs: likewise.
+        weight: (neurons, width).
+        first: its first moments.
+        second: its second moments.
+        rate: as for `cpu.adam_matrix`.
+        correction: likewise.
+        tally: see above.
+    """
+    rate32, correction32 = np.float32(rate), np.float32(correction)
+    width, across = weight.shape[1], delta.shape[1]
+    gradient = np.zeros(width, np.float32)
+    used = np.zeros(width, np.bool_)
+    columns = np.empty(width, np.int32)
+    for position in range(start, stop):
+        neuron = touched[position]
+        some, whole, done = 0, False, 0
+        for place in places[starts[position] : starts[position + 1]]:
+            row = place // across
+            d, x, count = delta[row, place % across], inputs[row], in_counts[row]
+            done += count
+            if count == width:
+                whole = True
+                for k in range(width):
+                    gradient[k] += d * x[k]
+                continue
+            for i in range(count):
+                k = in_ids[row, i]
+                gradient[k] += d * x[i]
+                if not used[k]:
+                    used[k] = True
+                    columns[some] = k
+                    some += 1
+        w, m, v = weight[neuron], first[neuron], second[neuron]
+        moved = width if whole else some
+        if whole:
+            for k in range(width):
+                w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate32, correction32)
+            gradient[:], used[:] = ZERO, False
+        else:
+            for i in range(some):
+                k = columns[i]
+                w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate32, correction32)
+                gradient[k], used[k] = ZERO, False
+        add_to(tally, done + 7 * moved, done + 4 * moved, 4 * done + 24 * moved)
+
+
+@kernel
+def adam_active_bias(
+    start: int,
+    stop: int,
+    touched: Ids,
+    starts: Offsets,
+    places: Offsets,
+    delta: Floats,
+    bias: Floats,
+    first: Floats,
+    second: Floats,
+    rate: float,
+    correction: float,
+    tally: Tally,
+) -> None:
+    """Update the biases of touched[start:stop], as `adam_active` does the weights."""
+    rate32, correction32 = np.float32(rate), np.float32(correction)
+    across = delta.shape[1]
+    for position in range(start, stop):
+        neuron, gradient = touched[position], ZERO
+        for place in places[starts[position] : starts[position + 1]]:
+            gradient += delta[place // across, place % across]
+        bias[neuron], first[neuron], second[neuron] = adam_step(
+            bias[neuron], gradient, first[neuron], second[neuron], rate32, correction32
+        )
+        done = starts[position + 1] - starts[position]
+        add_to(tally, 7, done + 4, 4 * done + 24)
+
+
+@kernel
+def adagrad_active(
+    start: int,
+    stop: int,
+    features: Ids,
+    starts: Offsets,
+    rows: Ids,
+    values: Floats,
+    ids: Ids,
+    counts: Ids,
+    delta: Floats,
+    table: Floats,
+    state: Floats,
+    rate: float,
+    tally: Tally,
+) -> None:
+    """Update the input layer's rows table[features[start:stop]] with row-wise Adagrad.
+
+    As `cpu.adagrad_rows`, from the gradient at the active neurons.
+    """
+    width = table.shape[1]
+    gradient = np.zeros(width, np.float32)
+    for position in range(start, stop):
+        feature, done = features[position], 0
+        for occurrence in range(starts[position], starts[position + 1]):
+            row, value = rows[occurrence], values[occurrence]
+            for i in range(counts[row]):
+                gradient[ids[row, i]] += value * delta[row, i]
+            done += counts[row]
+        square = ZERO
+        for j in range(width):
+            square += gradient[j] * gradient[j]
+        state[feature] += square / np.float32(width)
+        step = np.float32(rate) / (np.sqrt(state[feature]) + np.float32(1e-10))
+        target = table[feature]
+        for j in range(width):
+            target[j] -= step * gradient[j]
+            gradient[j] = ZERO
+        add_to(tally, done + 2 * width + 3, done + 2 * width + 1, 4 * done + 8 * width)

@@ -1,0 +1,68 @@
+"""Active neurons by hash tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workers.hashing import derive_seed
+from workers.kernels.numbers import Ids, Offsets
+from workers.lsh.config import LshConfig
+from workers.lsh.layer import HashedLayer, Vectors
+from workers.lsh.picking import pick
+from workers.lsh.steps import Active
+
+
+class HashChooser:
+    """Chooses the neurons that hash tables name, and some at random.
+
+    Args:
+        layers: the hashed ones, by their number.
+        config: how they are hashed.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, layers: dict[int, HashedLayer], config: LshConfig, seed: int) -> None:
+        self._layers = layers
+        self._config = config
+        self._seed = seed
+        self._step = 0
+        self._due = 1
+        self._gap = float(config.rebuild_steps)
+
+    def begin(self, step: int) -> None:
+        """See `Chooser.begin`."""
+        self._step = step
+        if self._is_due(step):
+            for layer in self._layers.values():
+                layer.rebuild()
+
+    def _is_due(self, step: int) -> bool:
+        """Return whether all neurons are hashed anew: ever more rarely."""
+        while self._due < step:
+            self._due += int(self._gap)
+            self._gap *= self._config.rebuild_growth
+        return self._due == step
+
+    def choose(
+        self,
+        layer: int,
+        span: tuple[int, int],
+        inputs: Vectors,
+        own: tuple[Offsets, Ids],
+        wanted: int,
+        chosen: Active,
+    ) -> int:
+        """See `Chooser.choose`."""
+        start, stop = span
+        hashed = self._layers[layer]
+        codes, additions = hashed.ask(inputs.part(start, stop))
+        tables = hashed.tables
+        # At least one is drawn where any is, for it stands for all others.
+        named = wanted - int(np.ceil(self._config.drawn * wanted))
+        seed = np.uint64(derive_seed(self._seed, "drawn", layer, self._step))
+        given = start, stop, codes, tables.starts, tables.sizes, tables.neurons
+        how = chosen.width, named, wanted, *own, seed
+        return additions + pick(*given, *how, chosen.ids, chosen.counts, chosen.odds)
+
+    def end(self, touched: list[Ids | None]) -> None:
+        """See `Chooser.end`."""

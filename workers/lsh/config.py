@@ -1,0 +1,70 @@
+"""How a layer's neurons are hashed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+WINDOW_BITS = 3
+"""Of a digit that says which of eight coordinates is the highest."""
+MOST_BITS = 16
+"""Of a code."""
+MOST_NAMES = 254
+"""Tables times probes: what a vote counts to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LshConfig:
+    """How the neurons that a row computes are found; see `workers.lsh`."""
+
+    family: Literal["signs", "winners"] = "signs"
+    """What codes are made of: `signs` of random projections, or `winners` of windows."""
+    bits: int = 8
+    """Length b of a code: a table has 2^b buckets."""
+    tables: int = 32
+    """How many tables L."""
+    probes: int = 2
+    """Buckets that a row looks into in each table: its own, and those of the likeliest other
+    codes."""
+    asymmetric: bool = False
+    """Whether all neurons are made equally long before they are hashed."""
+    drawn: float = 0.25
+    """Share of the active neurons that is drawn at random."""
+    narrowest: int = 1000
+    """Width from which on a layer is hashed; narrower ones are computed whole."""
+    rebuild_steps: int = 16
+    """Steps after which all neurons are hashed anew for the first time."""
+    rebuild_growth: float = 1.25
+    """By how much longer it takes each time."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        found = []
+        if not 1 <= self.bits <= MOST_BITS:
+            found.append(f"model.lsh.bits: expected 1 to {MOST_BITS}, found {self.bits}")
+        if self.family == "winners" and self.bits % WINDOW_BITS:
+            found.append(
+                f"model.lsh.bits: expected a multiple of {WINDOW_BITS} for"
+                f" model.lsh.family=winners, found {self.bits}"
+            )
+        digits = self.bits // WINDOW_BITS if self.family == "winners" else self.bits
+        if not 1 <= self.probes <= digits + 1:
+            found.append(f"model.lsh.probes: expected 1 to {digits + 1}, found {self.probes}")
+        if not 1 <= self.tables * max(1, self.probes) <= MOST_NAMES:
+            found.append(
+                "model.lsh.tables: expected at least 1, and with model.lsh.probes at most"
+                f" {MOST_NAMES} buckets to look into, found {self.tables} x {self.probes}"
+            )
+        if not 0 <= self.drawn <= 1:
+            found.append(f"model.lsh.drawn: expected a share from 0 to 1, found {self.drawn}")
+        if self.narrowest < 2:
+            found.append(f"model.lsh.narrowest: expected at least 2, found {self.narrowest}")
+        if self.rebuild_steps < 1:
+            found.append(
+                f"model.lsh.rebuild_steps: expected at least 1, found {self.rebuild_steps}"
+            )
+        if not self.rebuild_growth >= 1:
+            found.append(
+                f"model.lsh.rebuild_growth: expected at least 1, found {self.rebuild_growth}"
+            )
+        return found

@@ -1,0 +1,152 @@
+"""The hash tables of one layer, kept up while its neurons move."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from workers.kernels.numbers import Floats, Ids, Offsets
+from workers.lsh.codes import EXTRA, FAMILIES, Codes, hash_signs, hash_winners, squared_lengths
+from workers.lsh.config import LshConfig
+from workers.lsh.tables import Tables
+from workers.threads import Pool, spans
+
+NEURONS = 512
+"""Neurons that a task hashes."""
+
+
+class Vectors(NamedTuple):
+    """Some vectors of which only what is not zero is said."""
+
+    begins: Offsets
+    """(n,) where each one begins in `ids` and `values`."""
+    counts: Ids
+    """(n,) how many coordinates are said; all of them: no id is read."""
+    ids: Ids
+    """(…,) which."""
+    values: Floats
+    """(…,) what they are."""
+
+    def part(self, start: int, stop: int) -> Vectors:
+        """Return some of the vectors."""
+        return Vectors(self.begins[start:stop], self.counts[start:stop], self.ids, self.values)
+
+
+class Neurons(Protocol):
+    """The weights of a layer, as its optimiser leaves them."""
+
+    width: int
+    """Of the layer."""
+    inputs: int
+    """Of a neuron."""
+    biases: Floats
+    """(width,)."""
+
+    def vectors(self, which: Ids) -> Vectors:
+        """Return the weights of some neurons."""
+
+    def mean(self) -> Floats:
+        """Return the mean (inputs,) over all neurons."""
+
+
+class HashedLayer:
+    """Who is near to what in one layer.
+
+    Args:
+        neurons: of the layer.
+        config: how they are hashed.
+        seed: of the family.
+        codes: (L, width) uint16: those of the neurons, part of a checkpoint, changed in place.
+        offset: (inputs + EXTRA,) float32: what all neurons have in common, and the square of the
+            greatest length; likewise.
+        pool: threads.
+    """
+
+    def __init__(
+        self,
+        neurons: Neurons,
+        config: LshConfig,
+        seed: int,
+        codes: Codes,
+        offset: Floats,
+        pool: Pool,
+    ) -> None:
+        make = FAMILIES[config.family]
+        self.tables = Tables(codes, config.bits, pool)
+        self.additions = 0
+        """Made so far to hash neurons, comparisons among them."""
+        self._family = make(neurons.inputs, tables=config.tables, bits=config.bits, seed=seed)
+        self._neurons = neurons
+        self._config = config
+        self._offset = offset
+        self._pool = pool
+
+    def reload(self) -> None:
+        """Take over codes that were changed from outside."""
+        self.tables.build()
+
+    def rebuild(self) -> None:
+        """Hash all neurons anew."""
+        self._offset[:-EXTRA] = self._neurons.mean()
+        self._offset[-EXTRA] = self._neurons.biases.mean()
+        everyone = np.arange(self._neurons.width, dtype=np.int32)
+        if self._config.asymmetric:
+            squares = np.empty(len(everyone), np.float32)
+
+            def measure(start: int, stop: int) -> None:
+                squares[start:stop] = self._squares(*self._weights(everyone[start:stop]))
+
+            self._pool.run(measure, spans(len(everyone), NEURONS))
+            self._offset[-1] = squares.max()
+        self.tables.codes[:] = self.codes_of(everyone)
+        self.tables.build()
+
+    def move(self, touched: Ids) -> None:
+        """Hash some neurons anew."""
+        self.tables.move(touched, self.codes_of(touched))
+
+    def codes_of(self, which: Ids) -> Codes:
+        """Return the codes (L, m) that some neurons have with their present weights."""
+        out = np.empty((len(which), self._config.tables, 1), np.uint16)
+        additions = []
+        centre = self._offset.copy()
+        # The last coordinate makes all equally long after the others are centred.
+        centre[-1] = 0
+
+        def work(start: int, stop: int) -> None:
+            vectors, extra = self._weights(which[start:stop])
+            if self._config.asymmetric:
+                short = self._offset[-1] - self._squares(vectors, extra)
+                extra[:, 1] = np.sqrt(np.maximum(short, 0))
+            additions.append(self._hash(vectors, extra, centre, out[start:stop]))
+
+        self._pool.run(work, spans(len(which), NEURONS))
+        self.additions += sum(additions)
+        return np.ascontiguousarray(out[:, :, 0].T)
+
+    def ask(self, vectors: Vectors) -> tuple[Codes, int]:
+        """Return the codes (n, L, probes) that neurons near to some inputs have, and additions."""
+        extra = np.zeros((len(vectors.counts), EXTRA), np.float32)
+        extra[:, 0] = 1
+        out = np.empty((len(extra), self._config.tables, self._config.probes), np.uint16)
+        return out, self._hash(vectors, extra, np.zeros_like(self._offset), out)
+
+    def _weights(self, which: Ids) -> tuple[Vectors, Floats]:
+        """Return the weights of some neurons, and their extra coordinates."""
+        extra = np.zeros((len(which), EXTRA), np.float32)
+        extra[:, 0] = self._neurons.biases[which]
+        return self._neurons.vectors(which), extra
+
+    def _hash(self, vectors: Vectors, extra: Floats, centre: Floats, out: Codes) -> int:
+        family, given = self._family, (*vectors, extra, centre)
+        if self._config.family == "winners":
+            return int(hash_winners(*given, family.windows, family.bits, out))
+        how = family.folds, family.fold_signs, family.flips, family.bits
+        return int(hash_signs(*given, *how, out))
+
+    def _squares(self, vectors: Vectors, extra: Floats) -> Floats:
+        """Return the squared lengths (m,) of some centred neurons."""
+        out = np.empty(len(extra), np.float32)
+        squared_lengths(*vectors, extra, self._offset, out)
+        return out

@@ -1,0 +1,81 @@
+"""The weights of a layer as vectors, one for each neuron, however they are stored."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.kernels.numbers import Floats, Ids
+from workers.lsh.layer import Vectors
+
+_SPAN = 4096
+"""Rows whose sum is taken at a time."""
+
+
+class RowNeurons:
+    """Neurons whose weights stand side by side.
+
+    Args:
+        weight: (width, inputs).
+        biases: (width,).
+    """
+
+    def __init__(self, weight: Floats, biases: Floats) -> None:
+        self.width, self.inputs = weight.shape
+        self.biases = biases
+        self._weight = weight
+
+    def vectors(self, which: Ids) -> Vectors:
+        """See `Neurons`."""
+        begins = np.arange(len(which), dtype=np.int64) * self.inputs
+        counts = np.full(len(which), self.inputs, np.int32)
+        return Vectors(begins, counts, np.empty(0, np.int32), self._weight[which].reshape(-1))
+
+    def mean(self) -> Floats:
+        """See `Neurons`."""
+        return _column_sums(self._weight) / np.float32(self.width)
+
+
+class InputNeurons:
+    """Neurons of the input layer, of which each feature has a row.
+
+    Features that no row had so far say nothing of them: they are left out.
+
+    Args:
+        table: (inputs, width).
+        biases: (width,).
+        seen: (inputs,) above 0 where rows had the feature.
+    """
+
+    def __init__(self, table: Floats, biases: Floats, seen: Floats) -> None:
+        self.inputs, self.width = table.shape
+        self.biases = biases
+        self._table = table
+        self._seen = seen
+
+    def vectors(self, which: Ids) -> Vectors:
+        """See `Neurons`."""
+        features = self._features()
+        begins = np.arange(len(which), dtype=np.int64) * len(features)
+        counts = np.full(len(which), len(features), np.int32)
+        values = self._table[np.ix_(features, which)].T
+        ids = np.tile(features, len(which))
+        return Vectors(begins, counts, ids, np.ascontiguousarray(values).reshape(-1))
+
+    def mean(self) -> Floats:
+        """See `Neurons`."""
+        out = np.zeros(self.inputs, np.float32)
+        features = self._features()
+        out[features] = self._table[features].mean(1)
+        return out
+
+    def _features(self) -> Ids:
+        return np.flatnonzero(self._seen > 0).astype(np.int32)
+
+
+def _column_sums(matrix: NDArray[np.float32]) -> Floats:
+    """Return the sums over the rows, in float64 over fixed spans."""
+    total = np.zeros(matrix.shape[1])
+    for start in range(0, len(matrix), _SPAN):
+        total += matrix[start : start + _SPAN].sum(0, dtype=np.float64)
+    return total.astype(np.float32)
