@@ -24,6 +24,7 @@ from workers.config import (
     RuntimeConfig,
     TrainingConfig,
     WorldConfig,
+    leave_out_unused,
 )
 from workers.errors import ConfigError
 
@@ -207,6 +208,7 @@ class RunConfig:
         values = self.to_dict()
         for name in TOLERANCES:
             del values["data"][name]
+        leave_out_unused(values)
         return {name: values[name] for name in IDENTITY}
 
     def settings(self) -> dict[str, Any]:

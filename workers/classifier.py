@@ -20,6 +20,7 @@ from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.steps import Examples, Rows, Shapes, Steps, Tensors, network_shapes
 from workers.kernels.torch_steps import TorchSteps
+from workers.lsh.network import check_codes, hashed_steps, is_hashed, kept_neurons
 from workers.partition import Partition
 from workers.precision import SCALE, widened
 from workers.threads import Pool
@@ -62,11 +63,20 @@ class BucketClassifier:
         check_shapes(parameters, parameter_shapes(config))
         self.parameters = parameters
         self.state = state
-        self.bf16 = choose_bf16(config.training.precision, device)
-        self._rates = config.optimizer
+        hashed = is_hashed(config)
+        self.bf16 = not hashed and choose_bf16(config.training.precision, device)
+        self._config = config
         loss, relu = config.model.loss, config.model.activation == "relu"
         self._steps: Steps
-        if device == "cpu":
+        if hashed:
+            if device != "cpu":
+                raise ConfigError(
+                    f"model.active: expected a device that can train on active neurons, found"
+                    f" {device}; set runtime.device=cpu, or model.active=1 to compute all neurons"
+                )
+            check_codes(config, state)
+            self._steps = hashed_steps(config, parameters, state, pool)
+        elif device == "cpu":
             self._steps = CpuSteps(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16, pool=pool
             )
@@ -87,8 +97,8 @@ class BucketClassifier:
         return self._steps.train(
             examples,
             step=step,
-            input_rate=self._rates.input_rate * factor,
-            rate=self._rates.rate * factor,
+            input_rate=self._config.optimizer.input_rate * factor,
+            rate=self._config.optimizer.rate * factor,
         )
 
     def probabilities(self, batch: Batch) -> NDArray[np.float32]:
@@ -105,6 +115,7 @@ class BucketClassifier:
             check_shapes(given, {name: tuple(tensor.shape) for name, tensor in mine.items()})
             for name, tensor in mine.items():
                 tensor.copy_(given[name])
+        check_codes(self._config, self.state)
         self._steps.refresh()
 
 
@@ -134,8 +145,15 @@ class BucketPredictor:
         bf16 = choose_bf16(config.training.precision, device)
         loss, relu = config.model.loss, config.model.activation == "relu"
         self._forward: CpuForward | Steps
+        kept = kept_neurons(config)
         if device == "cpu":
-            self._forward = CpuForward(parameters, loss=loss, relu=relu, bf16=bf16, pool=pool)
+            self._forward = CpuForward(
+                parameters, loss=loss, relu=relu, bf16=bf16, pool=pool, kept=kept
+            )
+        elif kept:
+            self._forward = TorchSteps(
+                widened(parameters), {}, loss=loss, relu=relu, bf16=bf16, kept=kept
+            )
         else:
             self._forward = _gpu_steps(device)(
                 widened(parameters), {}, loss=loss, relu=relu, bf16=bf16

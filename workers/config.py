@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from workers.errors import ConfigError
+from workers.lsh.config import LshConfig
 
 TOLERANCES = ("on_bad_shard", "bad_rows_budget")
 """Settings of `data` that may change while a run lives: a lost shard must not lose the run."""
@@ -163,15 +164,25 @@ class ModelConfig:
     loss: Literal["softmax", "bce"] = "softmax"
     """`softmax`: cross-entropy against the row's labels with equal shares; `bce`: a yes or no
     for every bucket."""
+    active: float = 1.0
+    """Share of the neurons of wide layers that a row computes in training: those that hash tables
+    find for it. For CPUs; 1: all of them, without tables."""
+    lsh: LshConfig = field(default_factory=LshConfig)
+    """How they are found."""
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""
+        found = self.lsh.problems()
         if not self.hidden or min(self.hidden) < 1:
-            return [
+            found.append(
                 "model.hidden: expected one or more layer widths of at least 1,"
                 f" found {list(self.hidden)}"
-            ]
-        return []
+            )
+        if not 0 < self.active <= 1:
+            found.append(
+                f"model.active: expected a share, above 0 and up to 1, found {self.active}"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,19 +309,33 @@ class WorldConfig:
         return identity_digest(identity)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested dicts of plain values, tuples as lists: ready for JSON and YAML."""
-        return {
+        """Return nested dicts of plain values, tuples as lists: ready for JSON and YAML.
+
+        Without what makes no difference: see `leave_out_unused`.
+        """
+        values = {
             key: {name: _plain(item) for name, item in value.items()}
             if isinstance(value, dict)
             else value
             for key, value in asdict(self).items()
         }
+        leave_out_unused(values)
+        return values
 
 
 def identity_digest(identity: Mapping[str, Any]) -> str:
     """Return the sha256 of a run's identity, plain values, over canonical JSON."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def leave_out_unused(values: dict[str, Any]) -> None:
+    """Leave out of a world's settings how it hashes neurons, if it does not.
+
+    So what a run is, and its digest, does not depend on settings that nothing depends on.
+    """
+    if values["model"]["active"] == 1:
+        del values["model"]["active"], values["model"]["lsh"]
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from workers.classifier import parameter_shapes
 from workers.config import WorldConfig
 from workers.errors import DataError
 from workers.features import Featurizer
+from workers.lsh.network import first_codes, is_hashed, step_bytes
 from workers.shards import ShardSet, Slice
 from workers.world import READY_BATCHES
 
@@ -51,7 +52,8 @@ class Memory:
     optimizer: int
     """One float32 of Adagrad a row of the input layer, two of Adam for all other parameters."""
     activations: int
-    """Of a batch: logits, hidden layers and their gradients; on a GPU that of a layer too."""
+    """Of a batch: logits, hidden layers and their gradients; on a GPU that of a layer too. Of a
+    world that hashes: its tables and active neurons."""
     checkpoint: int
     """Host memory for the copy that is written beside the training; 0: none is due."""
     rows: int
@@ -99,18 +101,21 @@ def predict(
     parameters, table = sum(sizes.values()), sizes["input.weight"]
     dense = parameters - table
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
-    products = sum(sizes[name] for name in matrices[1:]) if bf16 else 0
+    hashed = is_hashed(config)
+    products = sum(sizes[name] for name in matrices[1:]) if bf16 and not hashed else 0
     state = 4 * (config.features.dimension + 2 * dense)
+    state += sum(tensor.nbytes for tensor in first_codes(config, device="meta").values())
     batch, number = config.training.batch_size, 2 if bf16 else 4
     # A gradient beside each hidden layer's activations; the logits turn into theirs in place.
     widths = 2 * sum(config.model.hidden) + config.partition.buckets
     gradient = max(sizes[name] for name in matrices[1:]) * number if on_gpu else 0
     block = min(config.data.block_rows, rows)
     features = _BATCHES * batch * row.features
+    beside = step_bytes(config) if hashed else batch * widths * number + gradient
     return Memory(
         weights=4 * parameters + 2 * products,
         optimizer=state,
-        activations=batch * widths * number + gradient,
+        activations=beside,
         checkpoint=4 * parameters + state if steps > config.runtime.checkpoint_steps else 0,
         rows=round(_BLOCKS * block * row.bytes + features * _FEATURE_BYTES) + _BESIDE,
     )

@@ -33,6 +33,7 @@ from workers.config import WorldConfig
 from workers.errors import DataError, StorageError, TrainingError
 from workers.features import Featurizer
 from workers.kernels.steps import first_state
+from workers.lsh.network import first_codes
 from workers.partition import partition_for
 from workers.prefetch import prefetch
 from workers.shards import Content, LeftOut, Position, ShardSet, read_left_out, tables_in_order
@@ -115,7 +116,11 @@ class World:
         self._pool = Pool(config.runtime.threads)
         weights = {n: t.to(self.device) for n, t in first_weights(config, index).items()}
         self._classifier = BucketClassifier(
-            config, weights, first_state(weights), device=self.device, pool=self._pool
+            config,
+            weights,
+            first_state(weights) | first_codes(config),
+            device=self.device,
+            pool=self._pool,
         )
         self._featurizer = Featurizer(config.data, config.features, config.seed, index)
         made = self._classifier

@@ -86,7 +86,16 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(str(trained(config)), visits(12, 5))
 
 
-@pytest.fixture(params=["texts", "numbers"])
+@pytest.fixture(scope="module")
+def hashed(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Return a run of worlds in which hash tables choose the neurons of a row, of all layers."""
+    lsh = "model.active=0.4", "model.lsh.narrowest=8", "model.lsh.tables=5"
+    network = "model.hidden=[16,10]", "model.activation=relu"
+    config = run_config(tmp_path_factory.mktemp("hashed"), *lsh, *network)
+    return Case(str(trained(config)), searches(12, 5))
+
+
+@pytest.fixture(params=["texts", "numbers", "hashed"])
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.getfixturevalue(request.param)
     return found
@@ -111,6 +120,10 @@ def bucket_probabilities(ensemble: Ensemble, world: int, table: pa.Table) -> Flo
     for layer in range(len(config.model.hidden)):
         if config.model.activation == "relu":
             hidden = np.maximum(hidden, 0)
+        if config.model.active < 1:
+            # All but the highest are as if they were not there; no two are equal but for zeros.
+            some = round(config.model.active * hidden.shape[1])
+            hidden = hidden * (hidden >= np.sort(hidden, axis=1)[:, -some, None])
         hidden = hidden @ weights[f"layer.{layer}.weight"].T + weights[f"layer.{layer}.bias"]
     if config.model.loss == "bce":
         return np.asarray(1 / (1 + np.exp(-hidden)), np.float32)

@@ -10,6 +10,7 @@ import pytest
 from tests.workers.builders import queries, world_config, write_queries, write_shard
 from workers.classifier import choose_bf16
 from workers.errors import BadShardError
+from workers.lsh.config import LshConfig
 from workers.memory import Memory, RowSize, predict, row_size
 from workers.shards import ShardSet
 from workers.world import World
@@ -23,13 +24,16 @@ def predicted(train: str = "-", steps: int = 5, **changes: Any) -> Memory:
     return predict(config, bf16=bf16, rows=1000, row=ROW, steps=steps)
 
 
-@pytest.mark.parametrize("hidden", [(8,), (16, 4)])
+HASHED: dict[str, Any] = {"hidden": (16, 4), "active": 0.5, "lsh": LshConfig(narrowest=5, tables=7)}
+
+
+@pytest.mark.parametrize("changes", [{"hidden": (8,)}, {"hidden": (16, 4)}, HASHED])
 def test_weights_and_optimizer_are_what_a_world_holds(
-    tmp_path: Path, hidden: tuple[int, ...]
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     train = write_queries(tmp_path)
-    world = World(world_config(train, hidden=hidden), 0)
-    found = predicted(train, hidden=hidden)
+    world = World(world_config(train, **changes), 0)
+    found = predicted(train, **changes)
     assert found.weights == sum(tensor.nbytes for tensor in world.parameters.values())
     assert found.optimizer == sum(tensor.nbytes for tensor in world.optimizer_state.values())
     world.close()
@@ -39,6 +43,15 @@ def test_bf16_keeps_a_copy_of_the_layers_for_products() -> None:
     wide, narrow = predicted(), predicted(precision="bf16")
     assert narrow.weights - wide.weights == 2 * 8 * 8
     assert 2 * narrow.activations == wide.activations
+
+
+def test_a_world_that_hashes_holds_tables_and_active_neurons() -> None:
+    found = predicted(**HASHED)
+    # 8 of 16 neurons, all 4, and 4 of 8 buckets, in batches of 10; tables of 2 codes for 16
+    # neurons and 8 buckets.
+    active = 10 * (8 + 4 + 4) * 24
+    tables = 7 * 4 * ((16 + 4 + 8) + (8 + 2 + 8))
+    assert found.activations == active + tables
 
 
 def test_a_gpu_holds_the_gradient_of_the_largest_layer() -> None:

@@ -68,6 +68,26 @@ def activate(start: int, stop: int, activations: Numbers, bias: Floats, floor: f
 
 
 @kernel
+def keep_highest(start: int, stop: int, activations: Numbers, count: int) -> None:
+    """Zero all but a row's `count` highest activations in place; of equal ones the first stay."""
+    width = activations.shape[1]
+    values = np.empty(width, np.float32)
+    for row in range(start, stop):
+        line = activations[row]
+        for j in range(width):
+            values[j] = load(line[j])
+        least = np.partition(values, width - count)[width - count]
+        room = count
+        for j in range(width):
+            room -= int(values[j] > least)
+        for j in range(width):
+            equal = values[j] == least and room > 0
+            room -= int(equal)
+            if not (equal or values[j] > least):
+                line[j] = as_stored(line, ZERO)
+
+
+@kernel
 def relu_gradient(start: int, stop: int, delta: Numbers, activations: Numbers) -> None:
     """Zero delta in place where the activation is zero."""
     for row in range(start, stop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -30,11 +31,21 @@ class CpuForward:
         relu: whether hidden layers are rectified; else they are linear.
         bf16: whether matrix products are taken in bf16.
         pool: where tasks run.
+        kept: of hidden layers, by number, how many neurons of a row fire: those of the highest
+            activations. Of layers that are not named, all do.
     """
 
     def __init__(
-        self, parameters: Tensors, *, loss: str, relu: bool, bf16: bool, pool: Pool
+        self,
+        parameters: Tensors,
+        *,
+        loss: str,
+        relu: bool,
+        bf16: bool,
+        pool: Pool,
+        kept: Mapping[int, int] | None = None,
     ) -> None:
+        self._kept = kept or {}
         self._floor = 0.0 if relu else -math.inf
         self._pool = pool
         self._dtype = torch.bfloat16 if bf16 else torch.float32
@@ -78,11 +89,17 @@ class CpuForward:
         cpu.embedding_bag(
             start, stop, rows.offsets, rows.ids, rows.values, table, bias, self._floor, first
         )
+        self._keep(start, stop, 0, activations[0])
         for layer, weight in enumerate(self._products):
             out = activations[layer + 1]
             torch.mm(activations[layer][start:stop], weight.T, out=out[start:stop])
             if layer < self._layers - 1:
                 cpu.activate(start, stop, bits(out), self._biases[layer + 1], self._floor)
+                self._keep(start, stop, layer + 1, out)
+
+    def _keep(self, start: int, stop: int, layer: int, activations: Tensor) -> None:
+        if layer in self._kept:
+            cpu.keep_highest(start, stop, bits(activations), self._kept[layer])
 
     def _buffer(self, kind: str, layer: int, rows: Rows) -> Tensor:
         # Kept between calls and grown on demand: fresh pages cost more than the kernels.

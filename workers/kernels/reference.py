@@ -23,6 +23,7 @@ def logits(
     *,
     relu: bool,
     dtype: torch.dtype,
+    kept: Mapping[int, int] | None = None,
 ) -> Tensor:
     """Return the (n, B) logits of n rows of features, products in `dtype`.
 
@@ -34,8 +35,11 @@ def logits(
         values: (features,) float32.
         relu: whether hidden layers are rectified; else they are linear.
         dtype: float32 or bfloat16.
+        kept: of hidden layers, by number, how many neurons of a row fire: those of the highest
+            activations; of others, all do.
     """
     activate = functional.relu if relu else torch.nn.Identity()
+    kept = kept or {}
     hidden = functional.embedding_bag(
         ids,
         parameters["input.weight"],
@@ -45,14 +49,23 @@ def logits(
         include_last_offset=True,
         sparse=True,
     )
-    hidden = activate(hidden + parameters["input.bias"])
+    hidden = highest(activate(hidden + parameters["input.bias"]), kept.get(0))
     layers = (len(parameters) - 2) // 2
     for layer in range(layers):
         weight, bias = parameters[f"layer.{layer}.weight"], parameters[f"layer.{layer}.bias"]
         hidden = (hidden.to(dtype) @ weight.to(dtype).T).float() + bias
         if layer < layers - 1:
-            hidden = activate(hidden)
+            hidden = highest(activate(hidden), kept.get(layer + 1))
     return hidden
+
+
+def highest(activations: Tensor, count: int | None) -> Tensor:
+    """Return the activations (n, width) with all but a row's `count` highest zeroed; None: all."""
+    if count is None:
+        return activations
+    # A stable order: of equal ones the first stay.
+    order = activations.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(activations).scatter(1, order, activations.gather(1, order))
 
 
 def softmax_losses(scores: Tensor, offsets: Tensor, buckets: Tensor) -> Tensor:

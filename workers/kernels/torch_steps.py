@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,8 +20,16 @@ class TorchSteps:
     """
 
     def __init__(
-        self, parameters: Tensors, state: Tensors, *, loss: str, relu: bool, bf16: bool
+        self,
+        parameters: Tensors,
+        state: Tensors,
+        *,
+        loss: str,
+        relu: bool,
+        bf16: bool,
+        kept: Mapping[int, int] | None = None,
     ) -> None:
+        self._kept = kept or {}
         self._relu = relu
         self._parameters = parameters
         self._state = state
@@ -59,7 +69,7 @@ class TorchSteps:
         offsets, ids = self._tensor(rows.offsets), self._tensor(rows.ids).long()
         values = self._tensor(rows.values)
         return reference.logits(
-            parameters, offsets, ids, values, relu=self._relu, dtype=self._dtype
+            parameters, offsets, ids, values, relu=self._relu, dtype=self._dtype, kept=self._kept
         )
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:

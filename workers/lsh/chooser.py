@@ -26,8 +26,11 @@ class HashChooser:
         self._config = config
         self._seed = seed
         self._step = 0
-        self._due = 1
-        self._gap = float(config.rebuild_steps)
+
+    def reload(self) -> None:
+        """See `Chooser.reload`."""
+        for layer in self._layers.values():
+            layer.reload()
 
     def begin(self, step: int) -> None:
         """See `Chooser.begin`."""
@@ -37,11 +40,12 @@ class HashChooser:
                 layer.rebuild()
 
     def _is_due(self, step: int) -> bool:
-        """Return whether all neurons are hashed anew: ever more rarely."""
-        while self._due < step:
-            self._due += int(self._gap)
-            self._gap *= self._config.rebuild_growth
-        return self._due == step
+        """Return whether all neurons are hashed anew: in the first step, and ever more rarely."""
+        due, gap = 1, float(self._config.rebuild_steps)
+        while due < step:
+            due += int(gap)
+            gap *= self._config.rebuild_growth
+        return due == step
 
     def choose(
         self,

@@ -9,6 +9,8 @@ WINDOW_BITS = 3
 """Of a digit that says which of eight coordinates is the highest."""
 MOST_BITS = 16
 """Of a code."""
+HELD = 32
+"""Neurons that a bucket holds on average, unless another length of codes is asked for."""
 MOST_NAMES = 254
 """Tables times probes: what a vote counts to."""
 
@@ -19,17 +21,17 @@ class LshConfig:
 
     family: Literal["signs", "winners"] = "signs"
     """What codes are made of: `signs` of random projections, or `winners` of windows."""
-    bits: int = 8
-    """Length b of a code: a table has 2^b buckets."""
-    tables: int = 32
+    bits: int | None = None
+    """Length b of a code: a table has 2^b buckets; null: so that one holds some 32 neurons."""
+    tables: int = 127
     """How many tables L."""
     probes: int = 2
     """Buckets that a row looks into in each table: its own, and those of the likeliest other
     codes."""
     asymmetric: bool = False
     """Whether all neurons are made equally long before they are hashed."""
-    drawn: float = 0.25
-    """Share of the active neurons that is drawn at random."""
+    drawn: float = 0.0
+    """Share of the active neurons that is drawn at random, each standing for all others."""
     narrowest: int = 1000
     """Width from which on a layer is hashed; narrower ones are computed whole."""
     rebuild_steps: int = 16
@@ -37,17 +39,26 @@ class LshConfig:
     rebuild_growth: float = 1.25
     """By how much longer it takes each time."""
 
+    def bits_for(self, width: int) -> int:
+        """Return b for a layer of so many neurons."""
+        if self.bits is not None:
+            return self.bits
+        bits = min(MOST_BITS, max(1, (width // HELD).bit_length() - 1))
+        # Winners are told by three bits each.
+        return bits if self.family == "signs" else max(WINDOW_BITS, bits - bits % WINDOW_BITS)
+
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""
         found = []
-        if not 1 <= self.bits <= MOST_BITS:
-            found.append(f"model.lsh.bits: expected 1 to {MOST_BITS}, found {self.bits}")
-        if self.family == "winners" and self.bits % WINDOW_BITS:
+        bits = self.bits_for(self.narrowest)
+        if not 1 <= bits <= MOST_BITS:
+            found.append(f"model.lsh.bits: expected 1 to {MOST_BITS}, found {bits}")
+        if self.family == "winners" and bits % WINDOW_BITS:
             found.append(
                 f"model.lsh.bits: expected a multiple of {WINDOW_BITS} for"
                 f" model.lsh.family=winners, found {self.bits}"
             )
-        digits = self.bits // WINDOW_BITS if self.family == "winners" else self.bits
+        digits = bits // WINDOW_BITS if self.family == "winners" else bits
         if not 1 <= self.probes <= digits + 1:
             found.append(f"model.lsh.probes: expected 1 to {digits + 1}, found {self.probes}")
         if not 1 <= self.tables * max(1, self.probes) <= MOST_NAMES:

@@ -72,11 +72,12 @@ class HashedLayer:
         offset: Floats,
         pool: Pool,
     ) -> None:
-        make = FAMILIES[config.family]
-        self.tables = Tables(codes, config.bits, pool)
+        bits = config.bits_for(neurons.width)
+        self.tables = Tables(codes, bits, pool)
         self.additions = 0
         """Made so far to hash neurons, comparisons among them."""
-        self._family = make(neurons.inputs, tables=config.tables, bits=config.bits, seed=seed)
+        make = FAMILIES[config.family]
+        self._family = make(neurons.inputs, tables=config.tables, bits=bits, seed=seed)
         self._neurons = neurons
         self._config = config
         self._offset = offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -89,6 +90,9 @@ class Touched(NamedTuple):
 class Chooser(Protocol):
     """Chooses the active neurons of rows, layer by layer."""
 
+    def reload(self) -> None:
+        """Take over a state that was changed from outside."""
+
     def begin(self, step: int) -> None:
         """Prepare for a step, numbered from 1."""
 
@@ -131,6 +135,7 @@ class ActiveSteps(CpuForward):
         wanted: active neurons of a row in each layer, B the last; its width, if all are.
         chooser: of those.
         pool: where tasks run.
+        kept: as for `CpuForward`.
     """
 
     def __init__(
@@ -143,16 +148,21 @@ class ActiveSteps(CpuForward):
         wanted: list[int],
         chooser: Chooser,
         pool: Pool,
+        kept: Mapping[int, int] | None = None,
     ) -> None:
-        super().__init__(parameters, loss=loss, relu=relu, bf16=False, pool=pool)
+        super().__init__(parameters, loss=loss, relu=relu, bf16=False, pool=pool, kept=kept)
         self._relu = relu
         self._loss_name = loss
         self._wanted = wanted
         self._chooser = chooser
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
-        self._kept: list[Active] = []
+        self._held: list[Active] = []
         self.tally = np.zeros(3, np.int64)
         """What was done so far; see `workers.kernels.active`."""
+
+    def refresh(self) -> None:
+        """See `Steps.refresh`."""
+        self._chooser.reload()
 
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """See `Steps.train`."""
@@ -188,14 +198,14 @@ class ActiveSteps(CpuForward):
         labels = int(np.diff(examples.label_offsets).max(initial=0))
         widths = [len(bias) for bias in self._biases]
         rooms = [*self._wanted[:-1], min(widths[-1], max(self._wanted[-1], labels))]
-        kept = self._kept
-        if not kept or kept[-1].ids.shape[1] < rooms[-1] or len(kept[0].counts) < rows:
+        held = self._held
+        if not held or held[-1].ids.shape[1] < rooms[-1] or len(held[0].counts) < rows:
             shapes = zip(widths, rooms, self._wanted, strict=True)
-            kept = [Active.empty(rows, w, room, whole=w == n) for w, room, n in shapes]
+            held = [Active.empty(rows, w, room, whole=w == n) for w, room, n in shapes]
             # Logits turn into gradients in place.
-            kept[-1] = replace(kept[-1], deltas=kept[-1].values)
-            self._kept = kept
-        return [layer.first(rows) for layer in kept]
+            held[-1] = replace(held[-1], deltas=held[-1].values)
+            self._held = held
+        return [layer.first(rows) for layer in held]
 
     def _there_and_back(
         self,

@@ -27,11 +27,12 @@ class Tables:
     def __init__(self, codes: Codes, bits: int, pool: Pool) -> None:
         tables, neurons = codes.shape
         self.codes = codes
+        room = neurons + (neurons >> 2) + (2 << bits)
         self.starts: Ids = np.empty((tables, (1 << bits) + 1), np.int32)
         """(L, 2^b + 1) where each bucket begins in `neurons`."""
         self.sizes: Ids = np.empty((tables, 1 << bits), np.int32)
         """(L, 2^b) how many it holds."""
-        self.neurons: Ids = np.empty((tables, neurons + (neurons >> 2) + (2 << bits)), np.int32)
+        self.neurons: Ids = np.empty((tables, room), np.int32)
         """(L, room) the neurons of all buckets, ascending within one."""
         self._pool = pool
         self.build()
@@ -57,6 +58,11 @@ class Tables:
                 self._build(table)
 
         self._pool.run(work, [(table,) for table in range(len(self.codes))])
+
+
+def table_bytes(neurons: int, bits: int) -> int:
+    """Return the bytes of one table, its codes apart."""
+    return 4 * (neurons + (neurons >> 2) + (4 << bits))
 
 
 @kernel

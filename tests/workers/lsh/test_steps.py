@@ -27,6 +27,9 @@ class AtRandom:
         self.touched: list[Ids | None] = []
         self._step = 0
 
+    def reload(self) -> None:
+        pass
+
     def begin(self, step: int) -> None:
         self._step = step
         self.odds = [None] * len(self.odds)
