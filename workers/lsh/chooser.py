@@ -11,6 +11,9 @@ from workers.lsh.layer import HashedLayer, Vectors
 from workers.lsh.picking import pick
 from workers.lsh.steps import Active
 
+FEW = 8
+"""Neurons of a layer for one that a step moved, from which on those are hashed anew at once."""
+
 
 class HashChooser:
     """Chooses the neurons that hash tables name, and some at random.
@@ -70,3 +73,8 @@ class HashChooser:
 
     def end(self, touched: list[Ids | None]) -> None:
         """See `Chooser.end`."""
+        for number, layer in self._layers.items():
+            found = touched[number]
+            # Where most of them moved, to hash all at once now and then is cheaper.
+            if found is not None and FEW * len(found) <= layer.width:
+                layer.move(found)

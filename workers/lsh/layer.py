@@ -73,6 +73,7 @@ class HashedLayer:
         pool: Pool,
     ) -> None:
         bits = config.bits_for(neurons.width)
+        self.width = neurons.width
         self.tables = Tables(codes, bits, pool)
         self.additions = 0
         """Made so far to hash neurons, comparisons among them."""

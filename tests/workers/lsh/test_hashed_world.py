@@ -20,11 +20,15 @@ from tests.workers.networks import batch_of, network
 from workers.classifier import BucketClassifier, BucketPredictor, first_weights
 from workers.config import WorldConfig
 from workers.errors import ConfigError, StorageError
+from workers.hashing import derive_seed
 from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.steps import Rows, first_state
 from workers.kernels.torch_steps import TorchSteps
+from workers.lsh.codes import Codes
 from workers.lsh.config import LshConfig
+from workers.lsh.layer import HashedLayer
 from workers.lsh.network import active_neurons, first_codes
+from workers.lsh.weights import RowNeurons
 from workers.threads import Pool
 from workers.world import Stopped, World
 
@@ -218,3 +222,38 @@ def test_what_is_not_hashed_is_told_apart_by_nothing_of_hashing() -> None:
     few, more = (world_config("-", active=0.5, lsh=LshConfig(tables=n)) for n in (5, 6))
     assert len({plain.digest(), few.digest(), more.digest()}) == 3
     assert few.to_dict()["model"]["lsh"]["tables"] == 5
+
+
+def test_neurons_that_a_step_moved_have_their_codes_at_once(folder: str) -> None:
+    # One label a row and one row a step: its bucket of 24 and another one move.
+    config = hashed(
+        folder,
+        hidden=(5,),
+        buckets=24,
+        active=0.1,
+        batch_size=1,
+        lsh=lsh(narrowest=6, rebuild_steps=1000),
+    )
+    world = World(config, 2)
+    seen = set()
+    for steps in (1, 2, 30):
+        with pytest.raises(Stopped):
+            world.train(stop=stopped_at(steps))
+        codes = world.optimizer_state["layer.0.codes"].numpy().view(np.uint16)
+        assert np.array_equal(codes, codes_now(world))
+        seen.add(codes.tobytes())
+    assert len(seen) > 1
+    world.close()
+
+
+def codes_now(world: World) -> Codes:
+    """Return the codes that a world's buckets have with its present weights."""
+    made = first_codes(world.config)["layer.0.codes"].numpy().view(np.uint16)
+    neurons = RowNeurons(
+        world.parameters["layer.0.weight"].numpy(), world.parameters["layer.0.bias"].numpy()
+    )
+    offset = world.optimizer_state["layer.0.offset"].numpy().copy()
+    with Pool(1) as pool:
+        seed = derive_seed(world.config.seed, "lsh", 1)
+        hashed_layer = HashedLayer(neurons, world.config.model.lsh, seed, made, offset, pool)
+        return hashed_layer.codes_of(np.arange(24, dtype=np.int32))

@@ -1,0 +1,1 @@
+"""What hashing inside a world costs, and what it keeps of the accuracy."""
