@@ -24,6 +24,9 @@ Tally = NDArray[np.int64]
 
 MULTIPLICATIONS, ADDITIONS, BYTES = 0, 1, 2
 """Places in a tally."""
+OF_LOSS = {"softmax": (10, 11), "bce": (21, 22)}
+"""Multiplications and additions of a loss and its gradient for each bucket; an exponential is 8."""
+_SOFTMAX, _BCE = OF_LOSS["softmax"], OF_LOSS["bce"]
 
 
 def count(tally: Tally, multiplications: int, additions: int) -> None:
@@ -185,8 +188,7 @@ def softmax_active(
         for i in range(count):
             z[i] *= factor
         losses[row] = np.log(total) + top - at_labels
-        # An exponential is 8 multiplications and as many additions.
-        add_to(tally, 10 * count + 2, 11 * count + 2, 12 * count)
+        add_to(tally, _SOFTMAX[0] * count, _SOFTMAX[1] * count, 12 * count)
 
 
 @kernel
@@ -220,4 +222,4 @@ def bce_active(
             sigmoid = (ONE if x >= ZERO else small) / (ONE + small)
             z[i] = many[i] * (sigmoid - target) * scale[row]
         losses[row] = loss
-        add_to(tally, 21 * count, 22 * count, 12 * count)
+        add_to(tally, _BCE[0] * count, _BCE[1] * count, 12 * count)

@@ -35,12 +35,10 @@ class HashChooser:
         for layer in self._layers.values():
             layer.reload()
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int) -> int:
         """See `Chooser.begin`."""
         self._step = step
-        if self._is_due(step):
-            for layer in self._layers.values():
-                layer.rebuild()
+        return sum(layer.rebuild() for layer in self._layers.values()) if self._is_due(step) else 0
 
     def _is_due(self, step: int) -> bool:
         """Return whether all neurons are hashed anew: in the first step, and ever more rarely."""
@@ -71,10 +69,12 @@ class HashChooser:
         how = chosen.width, named, wanted, *own, seed
         return additions + pick(*given, *how, chosen.ids, chosen.counts, chosen.odds)
 
-    def end(self, touched: list[Ids | None]) -> None:
+    def end(self, touched: list[Ids | None]) -> int:
         """See `Chooser.end`."""
+        additions = 0
         for number, layer in self._layers.items():
             found = touched[number]
             # Where most of them moved, to hash all at once now and then is cheaper.
             if found is not None and FEW * len(found) <= layer.width:
-                layer.move(found)
+                additions += layer.move(found)
+        return additions

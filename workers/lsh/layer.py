@@ -75,8 +75,6 @@ class HashedLayer:
         bits = config.bits_for(neurons.width)
         self.width = neurons.width
         self.tables = Tables(codes, bits, pool)
-        self.additions = 0
-        """Made so far to hash neurons, comparisons among them."""
         make = FAMILIES[config.family]
         self._family = make(neurons.inputs, tables=config.tables, bits=bits, seed=seed)
         self._neurons = neurons
@@ -88,8 +86,8 @@ class HashedLayer:
         """Take over codes that were changed from outside."""
         self.tables.build()
 
-    def rebuild(self) -> None:
-        """Hash all neurons anew."""
+    def rebuild(self) -> int:
+        """Hash all neurons anew; return additions and comparisons."""
         self._offset[:-EXTRA] = self._neurons.mean()
         self._offset[-EXTRA] = self._neurons.biases.mean()
         everyone = np.arange(self._neurons.width, dtype=np.int32)
@@ -101,15 +99,21 @@ class HashedLayer:
 
             self._pool.run(measure, spans(len(everyone), NEURONS))
             self._offset[-1] = squares.max()
-        self.tables.codes[:] = self.codes_of(everyone)
+        self.tables.codes[:], additions = self.codes_of(everyone)
         self.tables.build()
+        return additions
 
-    def move(self, touched: Ids) -> None:
-        """Hash some neurons anew."""
-        self.tables.move(touched, self.codes_of(touched))
+    def move(self, touched: Ids) -> int:
+        """Hash some neurons anew; return additions and comparisons."""
+        codes, additions = self.codes_of(touched)
+        self.tables.move(touched, codes)
+        return additions
 
-    def codes_of(self, which: Ids) -> Codes:
-        """Return the codes (L, m) that some neurons have with their present weights."""
+    def codes_of(self, which: Ids) -> tuple[Codes, int]:
+        """Return the codes (L, m) that some neurons have with their present weights.
+
+        And how many additions and comparisons that took.
+        """
         out = np.empty((len(which), self._config.tables, 1), np.uint16)
         additions = []
         centre = self._offset.copy()
@@ -124,8 +128,7 @@ class HashedLayer:
             additions.append(self._hash(vectors, extra, centre, out[start:stop]))
 
         self._pool.run(work, spans(len(which), NEURONS))
-        self.additions += sum(additions)
-        return np.ascontiguousarray(out[:, :, 0].T)
+        return np.ascontiguousarray(out[:, :, 0].T), sum(additions)
 
     def ask(self, vectors: Vectors) -> tuple[Codes, int]:
         """Return the codes (n, L, probes) that neurons near to some inputs have, and additions."""

@@ -93,8 +93,8 @@ class Chooser(Protocol):
     def reload(self) -> None:
         """Take over a state that was changed from outside."""
 
-    def begin(self, step: int) -> None:
-        """Prepare for a step, numbered from 1."""
+    def begin(self, step: int) -> int:
+        """Prepare for a step, numbered from 1; return additions and comparisons."""
 
     def choose(
         self,
@@ -120,8 +120,8 @@ class Chooser(Protocol):
             Additions and comparisons.
         """
 
-    def end(self, touched: list[Ids | None]) -> None:
-        """Take note of the neurons of each layer that a step moved."""
+    def end(self, touched: list[Ids | None]) -> int:
+        """Take note of the neurons of each layer that a step moved; return as `begin`."""
 
 
 class ActiveSteps(CpuForward):
@@ -168,7 +168,7 @@ class ActiveSteps(CpuForward):
         """See `Steps.train`."""
         layers = self._room(examples)
         losses = np.empty(len(examples), np.float32)
-        self._chooser.begin(step)
+        _add_choice(self.tally, self._chooser.begin(step))
         parts = spans(len(examples), ROWS)
         self._run([(self._there_and_back, (*part, examples, layers, losses)) for part in parts])
         unbiased = rate / (1 - 0.9**step), 1 / (1 - 0.999**step) ** 0.5
@@ -181,7 +181,8 @@ class ActiveSteps(CpuForward):
             *self._input_tasks(examples, layers[0], touched[0], input_rate, unbiased),
         ]
         self._run(tasks)
-        self._chooser.end([None if found is None else found.neurons for found in touched])
+        moved = [None if found is None else found.neurons for found in touched]
+        _add_choice(self.tally, self._chooser.end(moved))
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))
 
     def _run(self, tasks: list[Task]) -> None:
@@ -262,7 +263,7 @@ class ActiveSteps(CpuForward):
         if own is None:
             own = np.zeros(len(layer.counts) + 1, np.int64), np.empty(0, np.int32)
         done = self._chooser.choose(index, span, inputs, own, self._wanted[index], layer)
-        tally[active.ADDITIONS] += done
+        _add_choice(tally, done)
 
     def _loss(
         self,
@@ -279,6 +280,8 @@ class ActiveSteps(CpuForward):
             logits = *span, layer.values, np.zeros(layer.width, np.float32)
             whole = softmax_gradient if softmax else bce_gradient
             whole(*logits, *labels)
+            numbers = (span[1] - span[0]) * layer.width
+            active.count(tally, *(each * numbers for each in active.OF_LOSS[self._loss_name]))
             return
         some = active.softmax_active if softmax else active.bce_active
         chosen = *span, layer.values, layer.odds, layer.counts, *labels
@@ -367,3 +370,9 @@ class ActiveSteps(CpuForward):
         starts = of_features[1]
         done = (starts[stop] - starts[start] + 2 * (stop - start)) * layer.width
         active.count(tally, done, done)
+
+
+def _add_choice(tally: active.Tally, additions: int) -> None:
+    """Add to a tally what a choice took, each with a number that is read."""
+    tally[active.ADDITIONS] += additions
+    tally[active.BYTES] += 4 * additions

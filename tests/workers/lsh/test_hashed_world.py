@@ -256,4 +256,4 @@ def codes_now(world: World) -> Codes:
     with Pool(1) as pool:
         seed = derive_seed(world.config.seed, "lsh", 1)
         hashed_layer = HashedLayer(neurons, world.config.model.lsh, seed, made, offset, pool)
-        return hashed_layer.codes_of(np.arange(24, dtype=np.int32))
+        return hashed_layer.codes_of(np.arange(24, dtype=np.int32))[0]

@@ -1,0 +1,166 @@
+"""Worlds in which each row computes a share of the neurons, however these are chosen."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from benchmarks.datasets import BenchmarkSet
+from benchmarks.lsh.choosers import AtRandom, Dropout, Winners
+from orchestrator.ensemble.combiners import combiner
+from orchestrator.ensemble.lookup import BucketLookup
+from orchestrator.ensemble.retrieval import full
+from workers.batch import Batch
+from workers.classifier import BucketPredictor
+from workers.config import WorldConfig
+from workers.features import Featurizer
+from workers.kernels.active import Tally
+from workers.kernels.steps import Steps
+from workers.lsh.network import active_neurons, hashed_steps, kept_neurons
+from workers.lsh.steps import ActiveSteps, Chooser
+from workers.threads import Pool
+from workers.world import Stopped, World
+
+ROWS = 4096
+"""Test rows that are asked together."""
+COUNTED = 3
+"""Steps of a dense world whose operations are counted."""
+Found = dict[str, Any]
+
+
+def trained(config: WorldConfig, system: str, index: int, pool: Pool) -> tuple[World, Found]:
+    """Return a world that was trained, and what that took.
+
+    Args:
+        config: of the world; its `model.active` is the share of neurons, however they are chosen.
+        system: one of `choosers.CHOOSERS`.
+        index: of the world.
+        pool: threads that choose.
+    """
+    world = World(config, index)
+    steps = steps_of(world, system, pool)
+    if steps is not None:
+        world.classifier.compute_by(steps)
+    began = time.perf_counter()
+    world.train()
+    found: Found = {"seconds": round(time.perf_counter() - began, 2), "steps": world.step}
+    world.close()
+    if isinstance(steps, ActiveSteps):
+        found["operations"] = told(steps.tally)
+    return world, found
+
+
+def steps_of(world: World, system: str, pool: Pool) -> Steps | None:
+    """Return what computes a world's steps; None: what it has, which is dense."""
+    config = world.config
+    if config.model.active == 1:
+        return None
+    parameters, state = world.parameters, world.optimizer_state
+    if system == "hashing":
+        return hashed_steps(config, parameters, state, pool)
+    wanted = active_neurons(config)
+    widths = [*config.model.hidden, config.partition.buckets]
+    chooser: Chooser = AtRandom(config.seed)
+    if system == "winners":
+        chooser = Winners(parameters)
+    elif system == "dropout":
+        share = config.model.active
+        chooser = Dropout(config.seed, share)
+        # Room for five standard deviations more than the mean.
+        room = [w + int(5 * (w * (1 - share)) ** 0.5) + 1 for w in wanted]
+        wanted = [
+            min(r, n - 1) if w < n else n for r, w, n in zip(room, wanted, widths, strict=True)
+        ]
+    loss, relu = config.model.loss, config.model.activation == "relu"
+    return ActiveSteps(
+        parameters, state, loss=loss, relu=relu, wanted=wanted, chooser=chooser, pool=pool
+    )
+
+
+def dense_operations(config: WorldConfig, pool: Pool) -> Found:
+    """Return what some dense steps take, counted by the kernels that count active neurons."""
+    dense = replace(config, model=replace(config.model, active=1.0))
+    world = World(dense, 0)
+    widths = [*dense.model.hidden, dense.partition.buckets]
+    loss, relu = dense.model.loss, dense.model.activation == "relu"
+    steps = ActiveSteps(
+        world.parameters,
+        world.optimizer_state,
+        loss=loss,
+        relu=relu,
+        wanted=widths,
+        chooser=AtRandom(0),
+        pool=pool,
+    )
+    world.classifier.compute_by(steps)
+    asked = iter(range(COUNTED + 1))
+    with contextlib.suppress(Stopped):
+        world.train(stop=lambda: next(asked) == COUNTED)
+    world.close()
+    return {"steps": world.step, **told(steps.tally)}
+
+
+def told(tally: Tally) -> Found:
+    """Return a tally in words."""
+    return dict(zip(("multiplications", "additions", "bytes"), tally.tolist(), strict=True))
+
+
+def bucket_accuracy(world: World, chosen: BenchmarkSet, system: str) -> float:
+    """Return the share of test rows whose likeliest bucket holds a label."""
+    hits = rows = 0
+    with Pool() as pool:
+        predictor = predictor_of(world, system, pool)
+        for batch in batches(world.config, chosen, world.index):
+            best = predictor.probabilities(batch).argmax(1).numpy()
+            owner = np.repeat(np.arange(len(batch)), np.diff(batch.label_offsets))
+            hit = world.partition.buckets_of(batch.labels) == best[owner]
+            hits, rows = hits + len(np.unique(owner[hit])), rows + len(batch)
+    return hits / rows
+
+
+def merged_precision(worlds: Sequence[World], chosen: BenchmarkSet, system: str) -> float:
+    """Return P@1 of the worlds merged by the default combiner of a softmax."""
+    hits = rows = 0
+    with Pool() as pool:
+        predictors = [predictor_of(world, system, pool) for world in worlds]
+        lookup = BucketLookup([world.partition for world in worlds], pool)
+        by = combiner("log")
+        streams = [batches(world.config, chosen, world.index) for world in worlds]
+        for parts in zip(*streams, strict=True):
+            scores = [
+                by.transform(predictor.probabilities(part).numpy())
+                for predictor, part in zip(predictors, parts, strict=True)
+            ]
+            best, _ = full(np.stack(scores), lookup, 1, by, pool)
+            owner = np.repeat(np.arange(len(parts[0])), np.diff(parts[0].label_offsets))
+            hit = parts[0].labels == best[owner, 0]
+            hits, rows = hits + len(np.unique(owner[hit])), rows + len(parts[0])
+    return hits / rows
+
+
+def predictor_of(world: World, system: str, pool: Pool) -> BucketPredictor:
+    """Return what predicts with a world's weights, as fits how it learnt."""
+    config, parameters = world.config, dict(world.parameters)
+    if system in ("random", "dropout"):
+        # All neurons fire, and say as much together as the few did.
+        for layer in kept_neurons(config):
+            name = f"layer.{layer}.weight"
+            parameters[name] = parameters[name] * config.model.active
+        config = replace(config, model=replace(config.model, active=1.0))
+    return BucketPredictor(config, parameters, device="cpu", pool=pool)
+
+
+def batches(config: WorldConfig, chosen: BenchmarkSet, world: int) -> Iterator[Batch]:
+    """Yield the test rows of a set as a world sees them."""
+    featurizer = Featurizer(config.data, config.features, config.seed, world)
+    found = ds.dataset(str(chosen.test))
+    for part in found.to_batches(columns=config.data.columns(), batch_size=ROWS):
+        if len(part):
+            yield featurizer.batch(pa.Table.from_batches([part]), labels=True)
