@@ -31,3 +31,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.feature_offsets) - 1
+
+    def rows_found(self, labels: NDArray[np.generic], answers: NDArray[np.generic]) -> int:
+        """Return how many rows have a label that is the row's answer.
+
+        Args:
+            labels: (labels,) of the rows, or the buckets that these are in.
+            answers: (n,) likewise.
+        """
+        owners = np.repeat(np.arange(len(self)), np.diff(self.label_offsets))
+        return len(np.unique(owners[labels == answers[owners]]))

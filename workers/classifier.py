@@ -115,11 +115,13 @@ class BucketClassifier:
         Raises:
             StorageError: if names or shapes are those of another network.
         """
-        for mine, given in ((self.parameters, parameters), (self.state, state)):
+        both = (self.parameters, parameters), (self.state, state)
+        for mine, given in both:
             check_shapes(given, {name: tuple(tensor.shape) for name, tensor in mine.items()})
+        check_codes(self._config, state)
+        for mine, given in both:
             for name, tensor in mine.items():
                 tensor.copy_(given[name])
-        check_codes(self._config, self.state)
         self._steps.refresh()
 
 

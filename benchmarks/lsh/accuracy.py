@@ -42,7 +42,6 @@ WORLDS = 2
 LAYERS, WIDTH = 2, 1000
 """Hidden layers, as in the paper."""
 EPOCHS = {"rectangles": 20, "convex": 20, "digits": 60}
-TEXTS = ("tldr", "omw")
 
 
 class Unit(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,12 +11,12 @@ from numpy.typing import NDArray
 from workers.kernels.numbers import Ids, Offsets
 from workers.kernels.steps import Tensors
 from workers.lsh.layer import Vectors
-from workers.lsh.steps import Active
+from workers.lsh.steps import Active, Chooser
 
 Scores = NDArray[np.float32]
 
 
-class Compared:
+class Compared(Chooser, ABC):
     """A choice by scores: those neurons are active that have the highest, and a row's own."""
 
     def __init__(self, seed: int) -> None:
@@ -54,9 +56,9 @@ class Compared:
             chosen.ids[row, : len(ids)], chosen.counts[row] = ids, len(ids)
         return 0
 
+    @abstractmethod
     def scores(self, layer: int, span: tuple[int, int], inputs: Vectors, width: int) -> Scores:
         """Return what the neurons of some rows are chosen by, (rows, width)."""
-        raise NotImplementedError
 
     def count(self, wanted: int, width: int, seed: tuple[int, ...]) -> int:
         """Return how many neurons of a row are active."""
@@ -104,13 +106,12 @@ class Winners(Compared):
     def scores(self, layer: int, span: tuple[int, int], inputs: Vectors, width: int) -> Scores:
         """See `Compared.scores`."""
         weight, bias = self._of(layer)
-        part = inputs.part(*span)
-        found = np.empty((len(part.counts), width), np.float32)
-        for row, (begin, count) in enumerate(zip(part.begins, part.counts, strict=True)):
-            values = torch.from_numpy(part.values[begin : begin + count])
+        found = np.empty((len(inputs.counts), width), np.float32)
+        for row, (begin, count) in enumerate(zip(inputs.begins, inputs.counts, strict=True)):
+            values = torch.from_numpy(inputs.values[begin : begin + count])
             mine = weight
             if count < weight.shape[1]:
-                mine = weight[:, torch.from_numpy(part.ids[begin : begin + count]).long()]
+                mine = weight[:, torch.from_numpy(inputs.ids[begin : begin + count]).long()]
             found[row] = (mine @ values + bias).numpy()
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pyarrow.dataset as ds
 
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.lsh.choosers import AtRandom, Dropout, Winners
+from benchmarks.pace import seconds_a_step
 from orchestrator.ensemble.combiners import combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import full
@@ -23,10 +23,10 @@ from workers.config import WorldConfig
 from workers.features import Featurizer
 from workers.kernels.active import Tally
 from workers.kernels.steps import Steps
-from workers.lsh.network import active_neurons, hashed_steps, kept_neurons
+from workers.lsh.network import hashed_steps, kept_neurons, layers_of
 from workers.lsh.steps import ActiveSteps, Chooser
 from workers.threads import Pool
-from workers.world import Stopped, World
+from workers.world import World
 
 ROWS = 4096
 """Test rows that are asked together."""
@@ -59,50 +59,48 @@ def trained(config: WorldConfig, system: str, index: int, pool: Pool) -> tuple[W
 
 def steps_of(world: World, system: str, pool: Pool) -> Steps | None:
     """Return what computes a world's steps; None: what it has, which is dense."""
-    config = world.config
-    if config.model.active == 1:
+    config, parameters = world.config, world.parameters
+    share = config.model.active
+    if share == 1:
         return None
-    parameters, state = world.parameters, world.optimizer_state
     if system == "hashing":
-        return hashed_steps(config, parameters, state, pool)
-    wanted = active_neurons(config)
-    widths = [*config.model.hidden, config.partition.buckets]
+        return hashed_steps(config, parameters, world.optimizer_state, pool)
+    layers = layers_of(config)
+    wanted = [layer.active for layer in layers]
     chooser: Chooser = AtRandom(config.seed)
     if system == "winners":
         chooser = Winners(parameters)
     elif system == "dropout":
-        share = config.model.active
         chooser = Dropout(config.seed, share)
         # Room for five standard deviations more than the mean.
-        room = [w + int(5 * (w * (1 - share)) ** 0.5) + 1 for w in wanted]
+        room = [n + int(5 * (n * (1 - share)) ** 0.5) + 1 for n in wanted]
         wanted = [
-            min(r, n - 1) if w < n else n for r, w, n in zip(room, wanted, widths, strict=True)
+            min(most, layer.width - 1) if layer.hashed else layer.width
+            for most, layer in zip(room, layers, strict=True)
         ]
-    loss, relu = config.model.loss, config.model.activation == "relu"
+    return active_steps(world, wanted, chooser, pool)
+
+
+def active_steps(world: World, wanted: list[int], chooser: Chooser, pool: Pool) -> ActiveSteps:
+    """Return steps of a world in which so many neurons of each layer are active."""
+    model = world.config.model
     return ActiveSteps(
-        parameters, state, loss=loss, relu=relu, wanted=wanted, chooser=chooser, pool=pool
+        world.parameters,
+        world.optimizer_state,
+        loss=model.loss,
+        relu=model.activation == "relu",
+        wanted=wanted,
+        chooser=chooser,
+        pool=pool,
     )
 
 
 def dense_operations(config: WorldConfig, pool: Pool) -> Found:
     """Return what some dense steps take, counted by the kernels that count active neurons."""
-    dense = replace(config, model=replace(config.model, active=1.0))
-    world = World(dense, 0)
-    widths = [*dense.model.hidden, dense.partition.buckets]
-    loss, relu = dense.model.loss, dense.model.activation == "relu"
-    steps = ActiveSteps(
-        world.parameters,
-        world.optimizer_state,
-        loss=loss,
-        relu=relu,
-        wanted=widths,
-        chooser=AtRandom(0),
-        pool=pool,
-    )
+    world = World(replace(config, model=replace(config.model, active=1.0)), 0)
+    steps = active_steps(world, [layer.width for layer in layers_of(config)], AtRandom(0), pool)
     world.classifier.compute_by(steps)
-    asked = iter(range(COUNTED + 1))
-    with contextlib.suppress(Stopped):
-        world.train(stop=lambda: next(asked) == COUNTED)
+    seconds_a_step(world, 0, COUNTED)
     world.close()
     return {"steps": world.step, **told(steps.tally)}
 
@@ -119,9 +117,8 @@ def bucket_accuracy(world: World, chosen: BenchmarkSet, system: str) -> float:
         predictor = predictor_of(world, system, pool)
         for batch in batches(world.config, chosen, world.index):
             best = predictor.probabilities(batch).argmax(1).numpy()
-            owner = np.repeat(np.arange(len(batch)), np.diff(batch.label_offsets))
-            hit = world.partition.buckets_of(batch.labels) == best[owner]
-            hits, rows = hits + len(np.unique(owner[hit])), rows + len(batch)
+            hits += batch.rows_found(world.partition.buckets_of(batch.labels), best)
+            rows += len(batch)
     return hits / rows
 
 
@@ -139,9 +136,8 @@ def merged_precision(worlds: Sequence[World], chosen: BenchmarkSet, system: str)
                 for predictor, part in zip(predictors, parts, strict=True)
             ]
             best, _ = full(np.stack(scores), lookup, 1, by, pool)
-            owner = np.repeat(np.arange(len(parts[0])), np.diff(parts[0].label_offsets))
-            hit = parts[0].labels == best[owner, 0]
-            hits, rows = hits + len(np.unique(owner[hit])), rows + len(parts[0])
+            hits += parts[0].rows_found(parts[0].labels, best[:, 0])
+            rows += len(parts[0])
     return hits / rows
 
 

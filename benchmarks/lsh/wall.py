@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
-import time
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.accuracy import Job, settings
 from benchmarks.generated import product_search
-from benchmarks.lsh.training import Found
+from benchmarks.pace import seconds_a_step
 from benchmarks.writing import QUICK
 from workers.config import WorldConfig
 from workers.lsh.config import LshConfig
-from workers.world import Stopped, World
+from workers.world import World
 
 CLASSES, ROWS, TEST_ROWS = (20_000, 20_000, 1_000) if QUICK else (1_000_000, 1_000_000, 50_000)
-BUCKETS = (1_000, 5_000) if QUICK else (1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 500_000)
-SHARES = (0.01,) if QUICK else (0.002, 0.005, 0.01, 0.02, 0.05)
 HIDDEN = 256
 FIRST, TIMED = (2, 3) if QUICK else (6, 24)
 """Steps before those that are timed, and those: whole cycles of rebuilt tables among them."""
@@ -45,29 +40,19 @@ def products(buckets: int, share: float) -> WorldConfig:
     return replace(config, model=model, runtime=replace(config.runtime, threads=1, device="cpu"))
 
 
-def step_seconds(buckets: int, share: float) -> Found:
+def step_seconds(buckets: int, share: float) -> float:
     """Return the seconds of a step of this process, which has one core."""
     world = World(products(buckets, share), 0)
-    times: list[float] = []
-    asked = iter(range(FIRST + TIMED + 1))
-    try:
-        world.train(
-            stop=lambda: next(asked) == FIRST + TIMED,
-            beat=lambda: times.append(time.perf_counter()),
-        )
-    except Stopped:
-        pass
-    finally:
-        world.close()
-    steps = [after - before for before, after in pairwise(times)][FIRST - 1 :]
-    return {"median": statistics.median(steps), "mean": statistics.mean(steps)}
+    seconds = seconds_a_step(world, FIRST, TIMED)
+    world.close()
+    return seconds
 
 
 def main() -> None:
     """Write the seconds of one size and share: BUCKETS SHARE FILE."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    found = step_seconds(int(sys.argv[1]), float(sys.argv[2]))
-    Path(sys.argv[3]).write_text(json.dumps(found))
+    seconds = step_seconds(int(sys.argv[1]), float(sys.argv[2]))
+    Path(sys.argv[3]).write_text(json.dumps({"seconds": seconds}))
 
 
 if __name__ == "__main__":

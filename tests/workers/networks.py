@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from tests.workers.builders import world_config
 from workers.batch import Batch
@@ -13,6 +16,19 @@ from workers.kernels.steps import Examples, Steps, Tensors
 from workers.partition import PermutationPartition
 
 INPUT_RATE, RATE = 0.3, 0.01
+
+
+def shapes(*hidden: tuple[int, ...]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return what `network` may be given, with hidden layers of these widths."""
+    return st.fixed_dictionaries(
+        {
+            "d": st.integers(2, 60),
+            "hidden": st.sampled_from(hidden),
+            "buckets": st.integers(2, 33),
+            "activation": st.sampled_from(["linear", "relu"]),
+            "loss": st.sampled_from(["softmax", "bce"]),
+        }
+    )
 
 
 def network(

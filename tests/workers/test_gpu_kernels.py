@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.builders import copies
-from tests.workers.networks import batch_of, difference, examples_of, network, trained
+from tests.workers.networks import batch_of, difference, examples_of, network, shapes, trained
 from workers.config import WorldConfig
 from workers.kernels.steps import Examples, Rows, Tensors, first_state
 from workers.kernels.torch_steps import TorchSteps
@@ -39,24 +41,12 @@ def both(
 
 @given(
     rows=st.integers(1, 12),
-    d=st.integers(2, 60),
-    hidden=st.sampled_from([(1,), (8,), (5, 7)]),
-    buckets=st.integers(2, 33),
-    activation=st.sampled_from(["linear", "relu"]),
-    loss=st.sampled_from(["softmax", "bce"]),
+    shape=shapes((1,), (8,), (5, 7)),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=15)
-def test_the_kernels_equal_the_reference(
-    rows: int,
-    d: int,
-    hidden: tuple[int, ...],
-    buckets: int,
-    activation: str,
-    loss: str,
-    seed: int,
-) -> None:
-    config, weights = network(d=d, hidden=hidden, buckets=buckets, activation=activation, loss=loss)
+def test_the_kernels_equal_the_reference(rows: int, shape: dict[str, Any], seed: int) -> None:
+    config, weights = network(**shape)
     rng = np.random.default_rng(seed)
     batches = [examples_of(batch_of(rng, rows, config), config) for _ in range(2)]
     (mine, losses), (theirs, wanted) = both(config, weights, batches, bf16=False)

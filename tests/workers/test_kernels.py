@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from tests.workers.networks import (
     difference,
     examples_of,
     network,
+    shapes,
     trained,
 )
 from workers.batch import Batch
@@ -41,24 +44,12 @@ def both(
 
 @given(
     rows=st.integers(1, 20),
-    d=st.integers(2, 60),
-    hidden=st.sampled_from([(1,), (8,), (5, 7), (17, 4, 6)]),
-    buckets=st.integers(2, 33),
-    activation=st.sampled_from(["linear", "relu"]),
-    loss=st.sampled_from(["softmax", "bce"]),
+    shape=shapes((1,), (8,), (5, 7), (17, 4, 6)),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60)
-def test_the_kernels_equal_the_reference(
-    rows: int,
-    d: int,
-    hidden: tuple[int, ...],
-    buckets: int,
-    activation: str,
-    loss: str,
-    seed: int,
-) -> None:
-    config, weights = network(d=d, hidden=hidden, buckets=buckets, activation=activation, loss=loss)
+def test_the_kernels_equal_the_reference(rows: int, shape: dict[str, Any], seed: int) -> None:
+    config, weights = network(**shape)
     rng = np.random.default_rng(seed)
     batches = [examples_of(batch_of(rng, rows, config), config) for _ in range(3)]
     (mine, my_losses), (theirs, losses) = both(config, weights, batches, bf16=False)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.jit import inline, kernel
+from workers.kernels.losses import is_new
 from workers.kernels.numbers import ONE, ZERO, Floats, Ids, Offsets, exp
 
 Tally = NDArray[np.int64]
@@ -29,19 +30,12 @@ OF_LOSS = {"softmax": (10, 11), "bce": (21, 22)}
 _SOFTMAX, _BCE = OF_LOSS["softmax"], OF_LOSS["bce"]
 
 
-def count(tally: Tally, multiplications: int, additions: int) -> None:
-    """Add to a tally what kernels did that keep none."""
-    tally[MULTIPLICATIONS] += multiplications
-    tally[ADDITIONS] += additions
-    tally[BYTES] += 4 * multiplications
-
-
 @inline
 def add_to(tally: Any, multiplications: Any, additions: Any, size: Any) -> None:
-    """Add to a tally, in a kernel."""
-    tally[0] += multiplications
-    tally[1] += additions
-    tally[2] += size
+    """Add to a tally, in a kernel or for one that keeps none."""
+    tally[MULTIPLICATIONS] += multiplications
+    tally[ADDITIONS] += additions
+    tally[BYTES] += size
 
 
 @kernel
@@ -169,9 +163,9 @@ def softmax_active(
         z, many = logits[row, :count], odds[row]
         first, last = offsets[row], offsets[row + 1]
         share = ONE / np.float32(max(last - first, 1))
-        at_labels, place = ZERO, 0
+        at_labels, place = ZERO, -1
         for position in range(first, last):
-            place += int(position > first and buckets[position] != buckets[position - 1])
+            place += int(is_new(buckets, first, position))
             at_labels += share * z[place]
         top = np.float32(-np.inf)
         for i in range(count):
@@ -180,9 +174,9 @@ def softmax_active(
         for i in range(count):
             z[i] = many[i] * exp(z[i] - top)
             total += z[i]
-        place = 0
+        place = -1
         for position in range(first, last):
-            place += int(position > first and buckets[position] != buckets[position - 1])
+            place += int(is_new(buckets, first, position))
             z[place] -= share * total
         factor = scale[row] / total
         for i in range(count):
@@ -213,7 +207,7 @@ def bce_active(
         z, many = logits[row, :count], odds[row]
         own = 0
         for position in range(offsets[row], offsets[row + 1]):
-            own += int(position == offsets[row] or buckets[position] != buckets[position - 1])
+            own += int(is_new(buckets, offsets[row], position))
         loss = ZERO
         for i in range(count):
             x, target = z[i], ONE if i < own else ZERO

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from workers.kernels import reference
 from workers.kernels.steps import Examples, Tensors
@@ -44,24 +43,33 @@ def train_step(
     """
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
     some = [None if mask is None else (mask > 0).float() for mask in odds]
-    logits = _logits(leaves, examples, some, relu)
-    offsets, buckets = torch.from_numpy(examples.label_offsets), torch.from_numpy(examples.buckets)
+
+    def fire(layer: int, activations: Tensor) -> Tensor:
+        mask = some[layer]
+        return activations if mask is None else activations * mask
+
+    logits = reference.logits(
+        leaves,
+        torch.from_numpy(examples.offsets),
+        torch.from_numpy(examples.ids).long(),
+        torch.from_numpy(examples.values),
+        relu=relu,
+        dtype=torch.float32,
+        fire=fire,
+    )
+    labels = torch.from_numpy(examples.label_offsets), torch.from_numpy(examples.buckets)
     many = torch.ones_like(logits) if odds[-1] is None else odds[-1]
     if loss == "softmax":
         # Those that stand for none are as if they were not there.
-        losses = reference.softmax_losses(logits + many.log(), offsets, buckets)
+        losses = reference.softmax_losses(logits + many.log(), *labels)
     else:
-        rows = torch.repeat_interleave(offsets.diff())
-        target = torch.zeros_like(logits)
-        target[rows, buckets.long()] = 1
-        each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        losses = (many * each).sum(1)
+        losses = reference.bce_losses(logits, *labels, many)
     total = (losses * torch.from_numpy(examples.scale)).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()))
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         if name == "input.weight":
             square = state["input.weight.square"]
-            reference.adagrad_rows(parameter, gradient.to_sparse(1), square, input_rate)
+            reference.adagrad_rows(parameter, gradient, square, input_rate)
         else:
             moved = _moved(name, some, parameter)
             tensors = parameter, state[f"{name}.first"], state[f"{name}.second"]
@@ -70,26 +78,6 @@ def train_step(
             for tensor, new in zip(tensors, after, strict=True):
                 tensor.copy_(torch.where(moved, new, tensor))
     return float(total.detach())
-
-
-def _logits(
-    parameters: Tensors, examples: Examples, some: Sequence[Tensor | None], relu: bool
-) -> Tensor:
-    hidden = functional.embedding_bag(
-        torch.from_numpy(examples.ids).long(),
-        parameters["input.weight"],
-        torch.from_numpy(examples.offsets),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(examples.values),
-        include_last_offset=True,
-    )
-    hidden = hidden + parameters["input.bias"]
-    for layer, mask in enumerate(some[:-1]):
-        hidden = functional.relu(hidden) if relu else hidden
-        hidden = hidden if mask is None else hidden * mask
-        weight, bias = parameters[f"layer.{layer}.weight"], parameters[f"layer.{layer}.bias"]
-        hidden = hidden @ weight.T + bias
-    return hidden
 
 
 def _moved(name: str, some: Sequence[Tensor | None], parameter: Tensor) -> Tensor:

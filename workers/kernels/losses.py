@@ -14,6 +14,12 @@ _LANES = 64
 
 
 @inline
+def is_new(buckets: Any, first: Any, position: Any) -> Any:
+    """Return whether a row, whose sorted buckets begin at `first`, has none like it before."""
+    return position == first or buckets[position] != buckets[position - 1]
+
+
+@inline
 def _max(z: Any) -> Any:
     # A maximum that minds NaNs does not vectorise as one chain, but does as many side by side.
     tops = np.full(_LANES, -np.inf, np.float32)
@@ -119,7 +125,7 @@ def bce_gradient(
         loss = sums.sum()
         for position in range(offsets[row], offsets[row + 1]):
             bucket = buckets[position]
-            if position == offsets[row] or bucket != buckets[position - 1]:
+            if is_new(buckets, offsets[row], position):
                 loss -= load(line[bucket]) + bias[bucket]
                 z[bucket] -= ONE
         for j in range(width):

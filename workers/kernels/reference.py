@@ -6,7 +6,7 @@ and devices without kernels of their own train with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def logits(
     *,
     relu: bool,
     dtype: torch.dtype,
-    kept: Mapping[int, int] | None = None,
+    fire: Callable[[int, Tensor], Tensor] = lambda layer, activations: activations,
 ) -> Tensor:
     """Return the (n, B) logits of n rows of features, products in `dtype`.
 
@@ -35,11 +35,10 @@ def logits(
         values: (features,) float32.
         relu: whether hidden layers are rectified; else they are linear.
         dtype: float32 or bfloat16.
-        kept: of hidden layers, by number, how many neurons of a row fire: those of the highest
-            activations; of others, all do.
+        fire: is given the number of each hidden layer and its activations, and returns those
+            that count.
     """
     activate = functional.relu if relu else torch.nn.Identity()
-    kept = kept or {}
     hidden = functional.embedding_bag(
         ids,
         parameters["input.weight"],
@@ -49,20 +48,18 @@ def logits(
         include_last_offset=True,
         sparse=True,
     )
-    hidden = highest(activate(hidden + parameters["input.bias"]), kept.get(0))
+    hidden = fire(0, activate(hidden + parameters["input.bias"]))
     layers = (len(parameters) - 2) // 2
     for layer in range(layers):
         weight, bias = parameters[f"layer.{layer}.weight"], parameters[f"layer.{layer}.bias"]
         hidden = (hidden.to(dtype) @ weight.to(dtype).T).float() + bias
         if layer < layers - 1:
-            hidden = highest(activate(hidden), kept.get(layer + 1))
+            hidden = fire(layer + 1, activate(hidden))
     return hidden
 
 
-def highest(activations: Tensor, count: int | None) -> Tensor:
-    """Return the activations (n, width) with all but a row's `count` highest zeroed; None: all."""
-    if count is None:
-        return activations
+def highest(activations: Tensor, count: int) -> Tensor:
+    """Return the activations (n, width) with all but a row's `count` highest zeroed."""
     # A stable order: of equal ones the first stay.
     order = activations.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros_like(activations).scatter(1, order, activations.gather(1, order))
@@ -77,12 +74,19 @@ def softmax_losses(scores: Tensor, offsets: Tensor, buckets: Tensor) -> Tensor:
     return total.index_add(0, rows, picked) / counts.clamp(min=1)
 
 
-def bce_losses(scores: Tensor, offsets: Tensor, buckets: Tensor) -> Tensor:
-    """Return each row's sum over buckets of the binary cross-entropy, labels OR-ed, (n,)."""
+def bce_losses(
+    scores: Tensor, offsets: Tensor, buckets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Return each row's sum over buckets of the binary cross-entropy, labels OR-ed, (n,).
+
+    Each times its weight (n, B), if there are any.
+    """
     rows = torch.repeat_interleave(offsets.diff())
     target = torch.zeros_like(scores)
     target[rows, buckets.long()] = 1.0
-    return functional.binary_cross_entropy_with_logits(scores, target, reduction="none").sum(1)
+    return functional.binary_cross_entropy_with_logits(
+        scores, target, weights, reduction="none"
+    ).sum(1)
 
 
 LOSSES = {"softmax": softmax_losses, "bce": bce_losses}

@@ -69,8 +69,12 @@ class TorchSteps:
         offsets, ids = self._tensor(rows.offsets), self._tensor(rows.ids).long()
         values = self._tensor(rows.values)
         return reference.logits(
-            parameters, offsets, ids, values, relu=self._relu, dtype=self._dtype, kept=self._kept
+            parameters, offsets, ids, values, relu=self._relu, dtype=self._dtype, fire=self._fire
         )
+
+    def _fire(self, layer: int, activations: Tensor) -> Tensor:
+        count = self._kept.get(layer)
+        return activations if count is None else reference.highest(activations, count)
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._device)

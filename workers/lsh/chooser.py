@@ -28,16 +28,18 @@ class HashChooser:
         self._layers = layers
         self._config = config
         self._seed = seed
-        self._step = 0
+        self._seeds = dict.fromkeys(layers, np.uint64(0))
+        """Of what is drawn in a step, by layer."""
 
     def reload(self) -> None:
         """See `Chooser.reload`."""
         for layer in self._layers.values():
-            layer.reload()
+            layer.tables.build()
 
     def begin(self, step: int) -> int:
         """See `Chooser.begin`."""
-        self._step = step
+        for layer in self._layers:
+            self._seeds[layer] = np.uint64(derive_seed(self._seed, "drawn", layer, step))
         return sum(layer.rebuild() for layer in self._layers.values()) if self._is_due(step) else 0
 
     def _is_due(self, step: int) -> bool:
@@ -60,13 +62,12 @@ class HashChooser:
         """See `Chooser.choose`."""
         start, stop = span
         hashed = self._layers[layer]
-        codes, additions = hashed.ask(inputs.part(start, stop))
+        codes, additions = hashed.ask(inputs)
         tables = hashed.tables
         # At least one is drawn where any is, for it stands for all others.
         named = wanted - int(np.ceil(self._config.drawn * wanted))
-        seed = np.uint64(derive_seed(self._seed, "drawn", layer, self._step))
         given = start, stop, codes, tables.starts, tables.sizes, tables.neurons
-        how = chosen.width, named, wanted, *own, seed
+        how = chosen.width, named, wanted, *own, self._seeds[layer]
         return additions + pick(*given, *how, chosen.ids, chosen.counts, chosen.odds)
 
     def end(self, touched: list[Ids | None]) -> int:

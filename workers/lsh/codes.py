@@ -140,6 +140,9 @@ def hash_signs(
     projections = np.empty((rounds * transform, LANES), np.float32)
     codes, used = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     least, where = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
+    steps = 0
+    while transform >> steps > 1:
+        steps += 1
     additions = 0
     for start in range(0, len(counts), LANES):
         lanes = min(LANES, len(counts) - start)
@@ -155,9 +158,6 @@ def hash_signs(
             additions += 2 * (count + extra.shape[1])
         for turn in range(rounds):
             _transform(vectors, flips[turn], projections[turn * transform : (turn + 1) * transform])
-        steps = 0
-        while transform >> steps > 1:
-            steps += 1
         additions += lanes * rounds * transform * steps
         for table in range(out.shape[1]):
             mine = projections[table * bits : (table + 1) * bits]

@@ -28,10 +28,6 @@ class Vectors(NamedTuple):
     values: Floats
     """(…,) what they are."""
 
-    def part(self, start: int, stop: int) -> Vectors:
-        """Return some of the vectors."""
-        return Vectors(self.begins[start:stop], self.counts[start:stop], self.ids, self.values)
-
 
 class Neurons(Protocol):
     """The weights of a layer, as its optimiser leaves them."""
@@ -80,11 +76,8 @@ class HashedLayer:
         self._neurons = neurons
         self._config = config
         self._offset = offset
+        self._nothing = np.zeros_like(offset)
         self._pool = pool
-
-    def reload(self) -> None:
-        """Take over codes that were changed from outside."""
-        self.tables.build()
 
     def rebuild(self) -> int:
         """Hash all neurons anew; return additions and comparisons."""
@@ -135,7 +128,7 @@ class HashedLayer:
         extra = np.zeros((len(vectors.counts), EXTRA), np.float32)
         extra[:, 0] = 1
         out = np.empty((len(extra), self._config.tables, self._config.probes), np.uint16)
-        return out, self._hash(vectors, extra, np.zeros_like(self._offset), out)
+        return out, self._hash(vectors, extra, self._nothing, out)
 
     def _weights(self, which: Ids) -> tuple[Vectors, Floats]:
         """Return the weights of some neurons, and their extra coordinates."""

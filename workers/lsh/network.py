@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +21,37 @@ from workers.lsh.weights import InputNeurons, RowNeurons
 from workers.threads import Pool
 
 
-def active_neurons(config: WorldConfig) -> list[int]:
-    """Return how many neurons of each layer a row computes, hidden layers first, then buckets."""
-    widths = (*config.model.hidden, config.partition.buckets)
+class LayerSize(NamedTuple):
+    """What a layer of a network is."""
+
+    name: str
+    """Of its parameters."""
+    inputs: int
+    width: int
+    active: int
+    """Neurons of it that a row computes."""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether these are not all."""
+        return self.active < self.width
+
+
+def layers_of(config: WorldConfig) -> list[LayerSize]:
+    """Return the layers of a world's network, the input layer first, the buckets last."""
+    widths = (config.features.dimension, *config.model.hidden, config.partition.buckets)
     share, narrowest = config.model.active, config.model.lsh.narrowest
-    return [max(1, round(share * w)) if share < 1 and w >= narrowest else w for w in widths]
+    found = []
+    for layer, (inputs, width) in enumerate(pairwise(widths)):
+        name = "input" if layer == 0 else f"layer.{layer - 1}"
+        active = max(1, round(share * width)) if share < 1 and width >= narrowest else width
+        found.append(LayerSize(name, inputs, width, active))
+    return found
 
 
 def is_hashed(config: WorldConfig) -> bool:
     """Return whether any layer is."""
-    return active_neurons(config) != [*config.model.hidden, config.partition.buckets]
+    return any(layer.hashed for layer in layers_of(config))
 
 
 def kept_neurons(config: WorldConfig) -> dict[int, int]:
@@ -37,8 +59,8 @@ def kept_neurons(config: WorldConfig) -> dict[int, int]:
 
     A network that learnt with few of them expects no more when it predicts.
     """
-    pairs = zip(config.model.hidden, active_neurons(config), strict=False)
-    return {layer: active for layer, (width, active) in enumerate(pairs) if active < width}
+    hidden = enumerate(layers_of(config)[:-1])
+    return {number: layer.active for number, layer in hidden if layer.hashed}
 
 
 def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
@@ -47,15 +69,12 @@ def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
     For each hashed layer `NAME.codes`, (L, width) int16 that hold the bits of uint16, and
     `NAME.offset`, (inputs + EXTRA,) float32; see `HashedLayer`.
     """
-    widths = (config.features.dimension, *config.model.hidden, config.partition.buckets)
     tensors: Tensors = {}
-    for layer, ((inputs, width), active) in enumerate(
-        zip(pairwise(widths), active_neurons(config), strict=True)
-    ):
+    for name, inputs, width, active in layers_of(config):
         if active < width:
             shape = config.model.lsh.tables, width
-            tensors[f"{_name(layer)}.codes"] = torch.zeros(shape, dtype=torch.int16, device=device)
-            tensors[f"{_name(layer)}.offset"] = torch.zeros(inputs + EXTRA, device=device)
+            tensors[f"{name}.codes"] = torch.zeros(shape, dtype=torch.int16, device=device)
+            tensors[f"{name}.offset"] = torch.zeros(inputs + EXTRA, device=device)
     return tensors
 
 
@@ -70,23 +89,21 @@ def hashed_steps(
         state: the optimiser's, and `first_codes` or what became of them.
         pool: threads.
     """
-    layers = {}
-    for layer, active in enumerate(active_neurons(config)):
-        name = _name(layer)
-        if f"{name}.codes" in state:
+    sizes, layers = layers_of(config), {}
+    for number, (name, *_) in enumerate(sizes):
+        if sizes[number].hashed:
             neurons = _neurons(name, parameters, state)
-            assert active < neurons.width
             codes = state[f"{name}.codes"].numpy().view(np.uint16)
-            seed = derive_seed(config.seed, "lsh", layer)
+            seed = derive_seed(config.seed, "lsh", number)
             offset = state[f"{name}.offset"].numpy()
-            layers[layer] = HashedLayer(neurons, config.model.lsh, seed, codes, offset, pool)
+            layers[number] = HashedLayer(neurons, config.model.lsh, seed, codes, offset, pool)
     return ActiveSteps(
         parameters,
         state,
         loss=config.model.loss,
         relu=config.model.activation == "relu",
         kept=kept_neurons(config),
-        wanted=active_neurons(config),
+        wanted=[layer.active for layer in sizes],
         chooser=HashChooser(layers, config.model.lsh, config.seed),
         pool=pool,
     )
@@ -94,13 +111,12 @@ def hashed_steps(
 
 def step_bytes(config: WorldConfig) -> int:
     """Return the bytes that steps take beside parameters and state: tables and active neurons."""
-    widths = (*config.model.hidden, config.partition.buckets)
     hashing, total = config.model.lsh, 0
-    for width, active in zip(widths, active_neurons(config), strict=True):
+    for layer in layers_of(config):
         # Ids, odds, activations, their gradients, and the places by neuron.
-        total += config.training.batch_size * active * (4 * 4 + 8)
-        if active < width:
-            total += hashing.tables * table_bytes(width, hashing.bits_for(width))
+        total += config.training.batch_size * layer.active * (4 * 4 + 8)
+        if layer.hashed:
+            total += hashing.tables * table_bytes(layer.width, hashing.bits_for(layer.width))
     return total
 
 
@@ -113,16 +129,13 @@ def check_codes(config: WorldConfig, state: Tensors) -> None:
     for name, tensor in state.items():
         if name.endswith(".codes"):
             bits = config.model.lsh.bits_for(tensor.shape[1])
-            most = int(tensor.numpy().view(np.uint16).max(initial=0))
+            # As they are taken over, whatever they are given in.
+            most = int(tensor.to(torch.int16).numpy().view(np.uint16).max(initial=0))
             if most >> bits:
                 raise StorageError(
                     f"{name}: expected hash codes of {bits} bits, found {most};"
                     " the checkpoint was altered: remove it"
                 )
-
-
-def _name(layer: int) -> str:
-    return "input" if layer == 0 else f"layer.{layer - 1}"
 
 
 def _neurons(name: str, parameters: Tensors, state: Tensors) -> Neurons:

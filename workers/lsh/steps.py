@@ -63,12 +63,11 @@ class Active:
         """Return who is active where."""
         return Touched(*updates.by_neuron(self.ids, self.counts, self.width))
 
-    @property
-    def vectors(self) -> Vectors:
-        """As vectors of activations."""
-        rows, room = self.ids.shape
-        begins = np.arange(rows, dtype=np.int64) * room
-        return Vectors(begins, self.counts, self.ids.reshape(-1), self.values.reshape(-1))
+    def vectors(self, start: int, stop: int) -> Vectors:
+        """Return the activations of some rows as vectors."""
+        begins = np.arange(start, stop, dtype=np.int64) * self.ids.shape[1]
+        ids, values = self.ids.reshape(-1), self.values.reshape(-1)
+        return Vectors(begins, self.counts[start:stop], ids, values)
 
     @property
     def inputs(self) -> tuple[Ids, Ids, Floats]:
@@ -110,7 +109,7 @@ class Chooser(Protocol):
         Args:
             layer: 0 for the input layer.
             span: [start, stop) of the rows.
-            inputs: (n,) the layer's inputs.
+            inputs: (stop - start,) the layer's inputs of these rows.
             own: (n + 1,) offsets, and the neurons that a row has active in any case, which come
                 first, ascending.
             wanted: how many to choose for a row, unless its own are more.
@@ -168,7 +167,7 @@ class ActiveSteps(CpuForward):
         """See `Steps.train`."""
         layers = self._room(examples)
         losses = np.empty(len(examples), np.float32)
-        _add_choice(self.tally, self._chooser.begin(step))
+        _count(self.tally, 0, self._chooser.begin(step))
         parts = spans(len(examples), ROWS)
         self._run([(self._there_and_back, (*part, examples, layers, losses)) for part in parts])
         unbiased = rate / (1 - 0.9**step), 1 / (1 - 0.999**step) ** 0.5
@@ -182,7 +181,7 @@ class ActiveSteps(CpuForward):
         ]
         self._run(tasks)
         moved = [None if found is None else found.neurons for found in touched]
-        _add_choice(self.tally, self._chooser.end(moved))
+        _count(self.tally, 0, self._chooser.end(moved))
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))
 
     def _run(self, tasks: list[Task]) -> None:
@@ -222,7 +221,7 @@ class ActiveSteps(CpuForward):
         for index in range(1, len(layers)):
             before, layer = layers[index - 1], layers[index]
             own = (examples.label_offsets, examples.buckets) if index == last else None
-            self._choose(span, index, before.vectors, own, layer, tally)
+            self._choose(span, index, before.vectors(*span), own, layer, tally)
             weight, bias = self._weights(index)
             floor = -math.inf if index == last else self._floor
             given = *span, *before.inputs, weight, bias, floor
@@ -242,10 +241,11 @@ class ActiveSteps(CpuForward):
         if layer.whole:
             cpu.embedding_bag(*rows, layer.values)
             features = examples.offsets[span[1]] - examples.offsets[span[0]]
-            active.count(tally, features * layer.width, features * layer.width)
+            _count(tally, features * layer.width, features * layer.width)
             return
-        counts = np.diff(examples.offsets).astype(np.int32)
-        inputs = Vectors(examples.offsets[:-1], counts, examples.ids, examples.values)
+        offsets = examples.offsets[span[0] : span[1] + 1]
+        counts = np.diff(offsets).astype(np.int32)
+        inputs = Vectors(offsets[:-1], counts, examples.ids, examples.values)
         self._choose(span, 0, inputs, None, layer, tally)
         active.bag_active(*rows, layer.ids, layer.counts, layer.values, tally)
 
@@ -263,7 +263,7 @@ class ActiveSteps(CpuForward):
         if own is None:
             own = np.zeros(len(layer.counts) + 1, np.int64), np.empty(0, np.int32)
         done = self._chooser.choose(index, span, inputs, own, self._wanted[index], layer)
-        _add_choice(tally, done)
+        _count(tally, 0, done)
 
     def _loss(
         self,
@@ -281,7 +281,7 @@ class ActiveSteps(CpuForward):
             whole = softmax_gradient if softmax else bce_gradient
             whole(*logits, *labels)
             numbers = (span[1] - span[0]) * layer.width
-            active.count(tally, *(each * numbers for each in active.OF_LOSS[self._loss_name]))
+            _count(tally, *(each * numbers for each in active.OF_LOSS[self._loss_name]))
             return
         some = active.softmax_active if softmax else active.bce_active
         chosen = *span, layer.values, layer.odds, layer.counts, *labels
@@ -355,7 +355,7 @@ class ActiveSteps(CpuForward):
     ) -> None:
         bias, moments = self._arrays["input.bias"], self._moments("input.bias")
         cpu.adam_bias(0, layer.width, layer.deltas, bias, *moments, *unbiased)
-        active.count(tally, 7 * layer.width, layer.deltas.size)
+        _count(tally, 7 * layer.width, layer.deltas.size)
 
     def _whole_rows(
         self,
@@ -369,10 +369,9 @@ class ActiveSteps(CpuForward):
         cpu.adagrad_rows(start, stop, *of_features, layer.deltas, *table)
         starts = of_features[1]
         done = (starts[stop] - starts[start] + 2 * (stop - start)) * layer.width
-        active.count(tally, done, done)
+        _count(tally, done, done)
 
 
-def _add_choice(tally: active.Tally, additions: int) -> None:
-    """Add to a tally what a choice took, each with a number that is read."""
-    tally[active.ADDITIONS] += additions
-    tally[active.BYTES] += 4 * additions
+def _count(tally: active.Tally, multiplications: int, additions: int) -> None:
+    """Add to a tally what kernels did that keep none, each time with a number that is read."""
+    active.add_to(tally, multiplications, additions, 4 * (multiplications or additions))

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workers.kernels.numbers import Floats, Ids
 from workers.lsh.layer import Vectors
-
-_SPAN = 4096
-"""Rows whose sum is taken at a time."""
 
 
 class RowNeurons:
@@ -33,7 +29,8 @@ class RowNeurons:
 
     def mean(self) -> Floats:
         """See `Neurons`."""
-        return _column_sums(self._weight) / np.float32(self.width)
+        mean: Floats = self._weight.mean(0, dtype=np.float64).astype(np.float32)
+        return mean
 
 
 class InputNeurons:
@@ -71,11 +68,3 @@ class InputNeurons:
 
     def _features(self) -> Ids:
         return np.flatnonzero(self._seen > 0).astype(np.int32)
-
-
-def _column_sums(matrix: NDArray[np.float32]) -> Floats:
-    """Return the sums over the rows, in float64 over fixed spans."""
-    total = np.zeros(matrix.shape[1])
-    for start in range(0, len(matrix), _SPAN):
-        total += matrix[start : start + _SPAN].sum(0, dtype=np.float64)
-    return total.astype(np.float32)

@@ -27,7 +27,7 @@ from workers.kernels.torch_steps import TorchSteps
 from workers.lsh.codes import Codes
 from workers.lsh.config import LshConfig
 from workers.lsh.layer import HashedLayer
-from workers.lsh.network import active_neurons, first_codes
+from workers.lsh.network import first_codes, layers_of
 from workers.lsh.weights import RowNeurons
 from workers.threads import Pool
 from workers.world import Stopped, World
@@ -87,7 +87,7 @@ def test_a_stopped_world_ends_with_the_same_bits_on_any_number_of_threads(
 
 def test_only_wide_layers_are_hashed(folder: str) -> None:
     config = hashed(folder, hidden=(5, 20))
-    assert active_neurons(config) == [5, 8, 3]
+    assert [layer.active for layer in layers_of(config)] == [5, 8, 3]
     assert {name: tuple(tensor.shape) for name, tensor in first_codes(config).items()} == {
         "layer.0.codes": (9, 20),
         "layer.0.offset": (7,),
@@ -114,7 +114,7 @@ def test_a_hashed_world_learns(tmp_path: Path, family: str, loss: str) -> None:
         lsh=lsh(family, narrowest=17),
     )
     world = World(config, 0)
-    assert active_neurons(config) == [16, 8]
+    assert [layer.active for layer in layers_of(config)] == [16, 8]
     world.train()
     world.close()
     assert world.bucket_accuracy is not None
