@@ -170,7 +170,7 @@ class Attempt:
         self, world: World, resumed: Checkpoint | None, beat: Beat, seconds: float
     ) -> dict[str, Any]:
         folder = self._paths.final(self._world, self._attempt)
-        weights = tensor_file(world.parameters, beat)
+        weights = tensor_file(world.model, beat)
         model = self._storage.write_file(f"{folder}/{MODEL}", weights, beat)
         state = world.state()
         receipt = {

@@ -20,7 +20,16 @@ from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.steps import Examples, Rows, Shapes, Steps, Tensors, network_shapes
 from workers.kernels.torch_steps import TorchSteps
-from workers.lsh.network import check_codes, hashed_steps, is_hashed, kept_neurons
+from workers.lsh.network import (
+    asking_shapes,
+    asking_tensors,
+    check_codes,
+    has_own_sets,
+    hashed_steps,
+    is_hashed,
+    kept_neurons,
+    table_steps,
+)
 from workers.partition import Partition
 from workers.precision import SCALE, widened
 from workers.threads import Pool
@@ -64,7 +73,7 @@ class BucketClassifier:
         self.parameters = parameters
         self.state = state
         hashed = is_hashed(config)
-        self.bf16 = not hashed and choose_bf16(config.training.precision, device)
+        self.bf16 = not has_own_sets(config) and choose_bf16(config.training.precision, device)
         self._config = config
         loss, relu = config.model.loss, config.model.activation == "relu"
         self._steps: Steps
@@ -75,7 +84,7 @@ class BucketClassifier:
                     f" {device}; set runtime.device=cpu, or model.active=1 to compute all neurons"
                 )
             check_codes(config, state)
-            self._steps = hashed_steps(config, parameters, state, pool)
+            self._steps = hashed_steps(config, parameters, state, bf16=self.bf16, pool=pool)
         elif device == "cpu":
             self._steps = CpuSteps(
                 self.parameters, self.state, loss=loss, relu=relu, bf16=self.bf16, pool=pool
@@ -105,6 +114,10 @@ class BucketClassifier:
         """Return the (n, B) float32 probabilities of a batch's rows."""
         return self._steps.probabilities(Rows.of(batch)).cpu().numpy()
 
+    def model(self) -> Tensors:
+        """Return what predicts, of `model_shapes`."""
+        return self.parameters | asking_tensors(self._config, self.state)
+
     def compute_by(self, steps: Steps) -> None:
         """Let others compute, with the same parameters and state: to compare them."""
         self._steps = steps
@@ -132,7 +145,7 @@ class BucketPredictor:
 
     Args:
         config: of the world.
-        parameters: as for `BucketClassifier`, in any of `workers.precision.PRECISIONS`.
+        parameters: of `model_shapes`, in any of `workers.precision.PRECISIONS`.
         device: `cpu` or `cuda`, as `choose_device` returns it.
         pool: threads that compute on the CPU.
 
@@ -143,7 +156,7 @@ class BucketPredictor:
     def __init__(
         self, config: WorldConfig, parameters: Tensors, *, device: str, pool: Pool
     ) -> None:
-        shapes = parameter_shapes(config)
+        shapes = model_shapes(config)
         if any(name.endswith(SCALE) for name in parameters):
             matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
             shapes |= {name + SCALE: shape[:1] for name, shape in matrices.items()}
@@ -151,7 +164,11 @@ class BucketPredictor:
         bf16 = choose_bf16(config.training.precision, device)
         loss, relu = config.model.loss, config.model.activation == "relu"
         self._forward: CpuForward | Steps
-        kept = kept_neurons(config)
+        kept, beside = kept_neurons(config), asking_shapes(config)
+        if device == "cpu" and beside:
+            self._forward = table_steps(config, widened(parameters), pool)
+            return
+        parameters = {name: tensor for name, tensor in parameters.items() if name not in beside}
         if device == "cpu":
             self._forward = CpuForward(
                 parameters, loss=loss, relu=relu, bf16=bf16, pool=pool, kept=kept
@@ -175,6 +192,11 @@ def parameter_shapes(config: WorldConfig) -> Shapes:
     return network_shapes(
         (config.features.dimension, *config.model.hidden, config.partition.buckets)
     )
+
+
+def model_shapes(config: WorldConfig) -> Shapes:
+    """Return the names and shapes of what predicts: parameters, and what hash tables need."""
+    return parameter_shapes(config) | asking_shapes(config)
 
 
 def check_shapes(tensors: Tensors, wanted: Shapes) -> None:

@@ -11,7 +11,7 @@ from workers.classifier import parameter_shapes
 from workers.config import WorldConfig
 from workers.errors import DataError
 from workers.features import Featurizer
-from workers.lsh.network import first_codes, is_hashed, step_bytes
+from workers.lsh.network import first_codes, has_own_sets, is_hashed, step_bytes
 from workers.shards import ShardSet, Slice
 from workers.world import READY_BATCHES
 
@@ -101,8 +101,8 @@ def predict(
     parameters, table = sum(sizes.values()), sizes["input.weight"]
     dense = parameters - table
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
-    hashed = is_hashed(config)
-    products = sum(sizes[name] for name in matrices[1:]) if bf16 and not hashed else 0
+    bf16 = bf16 and not has_own_sets(config)
+    products = sum(sizes[name] for name in matrices[1:]) if bf16 else 0
     state = 4 * (config.features.dimension + 2 * dense)
     state += sum(tensor.nbytes for tensor in first_codes(config, device="meta").values())
     batch, number = config.training.batch_size, 2 if bf16 else 4
@@ -111,7 +111,9 @@ def predict(
     gradient = max(sizes[name] for name in matrices[1:]) * number if on_gpu else 0
     block = min(config.data.block_rows, rows)
     features = _BATCHES * batch * row.features
-    beside = step_bytes(config) if hashed else batch * widths * number + gradient
+    beside = (
+        step_bytes(config, bf16=bf16) if is_hashed(config) else batch * widths * number + gradient
+    )
     return Memory(
         weights=4 * parameters + 2 * products,
         optimizer=state,

@@ -162,6 +162,11 @@ class World:
         return self._classifier.parameters
 
     @property
+    def model(self) -> dict[str, Tensor]:
+        """What predicts: the weights, and where prediction is by hash tables what those need."""
+        return self._classifier.model()
+
+    @property
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimiser's tensors by name, float32."""
         return self._classifier.state

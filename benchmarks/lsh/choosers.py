@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from workers.kernels.numbers import Ids, Offsets
 from workers.kernels.steps import Tensors
-from workers.lsh.layer import Vectors
-from workers.lsh.steps import Active, Chooser
+from workers.lsh.active import Active
+from workers.lsh.layer import Vectors, Work
+from workers.lsh.steps import Chooser
 
 Scores = NDArray[np.float32]
 
@@ -26,14 +27,14 @@ class Compared(Chooser, ABC):
     def reload(self) -> None:
         """See `Chooser.reload`."""
 
-    def begin(self, step: int) -> int:
+    def begin(self, step: int) -> Work:
         """See `Chooser.begin`."""
         self._step = step
-        return 0
+        return Work()
 
-    def end(self, touched: list[Ids | None]) -> int:
+    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
         """See `Chooser.end`."""
-        return 0
+        return Work()
 
     def choose(
         self,

@@ -64,7 +64,8 @@ def steps_of(world: World, system: str, pool: Pool) -> Steps | None:
     if share == 1:
         return None
     if system == "hashing":
-        return hashed_steps(config, parameters, world.optimizer_state, pool)
+        bf16 = world.classifier.bf16
+        return hashed_steps(config, parameters, world.optimizer_state, bf16=bf16, pool=pool)
     layers = layers_of(config)
     wanted = [layer.active for layer in layers]
     chooser: Chooser = AtRandom(config.seed)

@@ -33,6 +33,7 @@ def precisions(search: Search, *, rows: int) -> dict[str, Any]:
         ).metrics
         times = latency(partial(scored, ensemble), texts)
         found[weights] = {
+            "rows": rows,
             "bytes": sum(path.stat().st_size for path in Path(folder).glob("world-*")),
             "scores_p50_ms": times["p50_ms"],
             **{

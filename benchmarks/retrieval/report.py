@@ -122,12 +122,14 @@ def _sizes(found: dict[str, Any]) -> list[str]:
 
 
 def _precisions(found: dict[str, Any]) -> list[str]:
-    head = ("K", "weights", "combiner", "P@1", "R@10", "R@100", "MB", "one query's scores, p50 ms")
+    scores = "one query's scores, p50 ms"
+    head = ("K", "test rows", "weights", "combiner", "P@1", "R@10", "R@100", "MB", scores)
     return markdown(
         head,
         [
             (
                 f"{int(classes):,}",
+                f"{at['rows']:,}",
                 weights,
                 name,
                 *(f"{at[name][key]:.2f}" for key in ("P@1", "R@10", "R@100")),

@@ -15,6 +15,7 @@ from orchestrator.ensemble.lookup import LOOKUP_BYTES, lookup_bytes
 from orchestrator.words import size
 from workers.classifier import choose_bf16, parameter_shapes
 from workers.errors import StorageError
+from workers.lsh.network import by_tables, first_codes, tables_bytes
 
 
 def own_bytes(manifest: Manifest, device: str) -> int:
@@ -28,10 +29,16 @@ def own_bytes(manifest: Manifest, device: str) -> int:
     kept = lookup if manifest.lookup == "computed" and lookup <= LOOKUP_BYTES else 0
     if device != "cpu":
         return kept
+    shapes = parameter_shapes(manifest.config)
+    if by_tables(manifest.config):
+        held = first_codes(manifest.config, device="meta").values()
+        tables = tables_bytes(manifest.config) + sum(tensor.nbytes for tensor in held)
+        numbers = sum(math.prod(shape) for shape in shapes.values())
+        copied = 0 if manifest.weights == "fp32" else 4 * numbers
+        return kept + (tables + copied) * len(manifest.members)
     products = "bf16" if choose_bf16(manifest.config.training.precision, device) else "fp32"
     if manifest.weights == products:
         return kept
-    shapes = parameter_shapes(manifest.config)
     matrices = (shape for name, shape in shapes.items() if len(shape) == 2 and "input" not in name)
     copied = sum(math.prod(shape) for shape in matrices) * (2 if products == "bf16" else 4)
     return kept + copied * len(manifest.members)

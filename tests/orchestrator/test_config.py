@@ -61,6 +61,8 @@ DEFAULTS = {
     "model.lsh.tables": 127,
     "model.lsh.probes": 2,
     "model.lsh.asymmetric": False,
+    "model.lsh.shared": False,
+    "model.lsh.predict": "dense",
     "model.lsh.drawn": 0.0,
     "model.lsh.narrowest": 1000,
     "model.lsh.rebuild_steps": 16,

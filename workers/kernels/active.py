@@ -73,70 +73,45 @@ def bag_active(
 def layer_active(
     start: int,
     stop: int,
+    neurons: Ids,
+    starts: Offsets,
+    rows: Ids,
+    places: Offsets,
     in_ids: Ids,
     in_counts: Ids,
     inputs: Floats,
     weight: Floats,
     bias: Floats,
     floor: float,
-    ids: Ids,
-    counts: Ids,
     out: Floats,
     tally: Tally,
 ) -> None:
-    """Write max(floor, bias + weight x inputs) of active neurons."""
+    """Write max(floor, bias + weight x inputs) of the active neurons[start:stop].
+
+    Neuron by neuron, each with the rows that have it active, as `active_updates.by_neuron` finds
+    them: its weights are read once, in the order of memory, and a batch's inputs stay in the cache.
+    """
     floor32 = np.float32(floor)
     width = weight.shape[1]
-    for row in range(start, stop):
-        count, x, before = in_counts[row], inputs[row], in_ids[row]
-        for i in range(counts[row]):
-            neuron = ids[row, i]
-            w = weight[neuron]
+    flat = out.reshape(-1)
+    for position in range(start, stop):
+        neuron, done = neurons[position], 0
+        w, b = weight[neuron], bias[neuron]
+        first, last = starts[position], starts[position + 1]
+        for p in range(first, last):
+            row = rows[p]
+            count, x = in_counts[row], inputs[row]
             total = ZERO
             if count == width:
                 for k in range(width):
                     total += w[k] * x[k]
             else:
+                before = in_ids[row]
                 for k in range(count):
                     total += w[before[k]] * x[k]
-            out[row, i] = max(total + bias[neuron], floor32)
-        done = count * counts[row]
-        add_to(tally, done, done + counts[row], 4 * done + 4 * count + 8 * counts[row])
-
-
-@kernel
-def inputs_gradient(
-    start: int,
-    stop: int,
-    ids: Ids,
-    counts: Ids,
-    delta: Floats,
-    weight: Floats,
-    in_ids: Ids,
-    in_counts: Ids,
-    inputs: Floats,
-    relu: bool,
-    in_delta: Floats,
-    tally: Tally,
-) -> None:
-    """Write the gradient at a layer's inputs, from that at its active neurons."""
-    width = weight.shape[1]
-    for row in range(start, stop):
-        count, line, before = in_counts[row], in_delta[row], in_ids[row]
-        line[:count] = ZERO
-        for i in range(counts[row]):
-            w, d = weight[ids[row, i]], delta[row, i]
-            if count == width:
-                for k in range(width):
-                    line[k] += d * w[k]
-            else:
-                for k in range(count):
-                    line[k] += d * w[before[k]]
-        if relu:
-            for k in range(count):
-                line[k] = line[k] if inputs[row, k] > ZERO else ZERO
-        done = count * counts[row]
-        add_to(tally, done, done, 4 * done + 12 * count + 8 * counts[row])
+            flat[places[p]] = max(total + b, floor32)
+            done += count
+        add_to(tally, done, done + last - first, 4 * done + 4 * width + 8 * (last - first))
 
 
 @kernel

@@ -14,54 +14,57 @@ from workers.kernels.numbers import ZERO, Floats, Ids, Offsets
 
 
 @kernel
-def by_neuron(ids: Ids, counts: Ids, neurons: int) -> tuple[Ids, Offsets, Offsets]:
-    """Turn rows of active neurons into neurons with their places.
+def by_neuron(ids: Ids, counts: Ids, width: int) -> tuple[Ids, Offsets, Ids, Offsets]:
+    """Turn rows of active neurons into neurons with their rows.
 
     Args:
         ids: (n, m) active neurons.
         counts: (n,) how many.
-        neurons: width of the layer.
+        width: of the layer.
 
     Returns:
-        The distinct active neurons (u,), ascending; starts (u + 1,) and places (active,): neuron u
-        stands at places[starts[u]:starts[u + 1]] of `ids`, flat, in the order of the rows.
+        The distinct active neurons (u,), ascending; starts (u + 1,); rows and places (active,):
+        neuron u is active in rows[starts[u]:starts[u + 1]], ascending, and stands at these places
+        of `ids`, flat.
     """
-    sizes = np.zeros(neurons, np.int32)
+    sizes = np.zeros(width, np.int32)
     total = 0
     for row in range(len(counts)):
         total += counts[row]
         for i in range(counts[row]):
             sizes[ids[row, i]] += 1
-    free = np.empty(neurons, np.int64)
-    touched = np.empty(min(neurons, total), np.int32)
-    starts = np.empty(len(touched) + 1, np.int64)
+    free = np.empty(width, np.int64)
+    neurons = np.empty(min(width, total), np.int32)
+    starts = np.empty(len(neurons) + 1, np.int64)
     used, begin = 0, 0
-    for neuron in range(neurons):
+    for neuron in range(width):
         if sizes[neuron]:
-            touched[used], starts[used], free[neuron] = neuron, begin, begin
+            neurons[used], starts[used], free[neuron] = neuron, begin, begin
             used += 1
             begin += sizes[neuron]
     starts[used] = begin
-    places = np.empty(total, np.int64)
+    rows, places = np.empty(total, np.int32), np.empty(total, np.int64)
     for row in range(len(counts)):
         for i in range(counts[row]):
             neuron = ids[row, i]
-            places[free[neuron]] = row * ids.shape[1] + i
+            rows[free[neuron]], places[free[neuron]] = row, row * ids.shape[1] + i
             free[neuron] += 1
-    return touched[:used], starts[: used + 1], places
+    return neurons[:used], starts[: used + 1], rows, places
 
 
 @kernel
-def adam_active(
+def back_active(
     start: int,
     stop: int,
-    touched: Ids,
+    neurons: Ids,
     starts: Offsets,
+    rows: Ids,
     places: Offsets,
     delta: Floats,
     in_ids: Ids,
     in_counts: Ids,
     inputs: Floats,
+    in_delta: Floats,
     weight: Floats,
     first: Floats,
     second: Floats,
@@ -69,22 +72,24 @@ def adam_active(
     correction: float,
     tally: Tally,
 ) -> None:
-    """Update the rows weight[touched[start:stop]] with Adam, where there is a gradient.
+    """Add what neurons[start:stop] give to the gradient at their inputs, then update them.
 
-    As `cpu.adam_matrix`. A weight moves, and its moments change, only in steps in which some row
-    has both of its ends active.
+    With Adam, as `cpu.adam_matrix`. A weight moves, and its moments change, only in steps in which
+    some row has both of its ends active.
 
     Args:
-        start: of `touched`.
+        start: of `neurons`.
         stop: likewise.
-        touched: of `by_neuron`, as the others.
+        neurons: of `by_neuron`, as the others.
         starts: likewise.
+        rows: likewise.
         places: likewise.
         delta: (n, m) the gradient at the active neurons.
         in_ids: of the layer's inputs, as the others.
         in_counts: likewise.
         inputs: likewise.
-        weight: (neurons, width).
+        in_delta: (n, inputs) is added to.
+        weight: (width, inputs).
         first: its first moments.
         second: its second moments.
         rate: as for `cpu.adam_matrix`.
@@ -92,30 +97,34 @@ def adam_active(
         tally: see above.
     """
     rate32, correction32 = np.float32(rate), np.float32(correction)
-    width, across = weight.shape[1], delta.shape[1]
+    width = weight.shape[1]
+    flat = delta.reshape(-1)
     gradient = np.zeros(width, np.float32)
     used = np.zeros(width, np.bool_)
     columns = np.empty(width, np.int32)
     for position in range(start, stop):
-        neuron = touched[position]
+        neuron = neurons[position]
+        w, m, v = weight[neuron], first[neuron], second[neuron]
         some, whole, done = 0, False, 0
-        for place in places[starts[position] : starts[position + 1]]:
-            row = place // across
-            d, x, count = delta[row, place % across], inputs[row], in_counts[row]
+        for p in range(starts[position], starts[position + 1]):
+            row, d = rows[p], flat[places[p]]
+            x, into, count = inputs[row], in_delta[row], in_counts[row]
             done += count
             if count == width:
                 whole = True
                 for k in range(width):
+                    into[k] += d * w[k]
                     gradient[k] += d * x[k]
                 continue
+            before = in_ids[row]
             for i in range(count):
-                k = in_ids[row, i]
+                k = before[i]
+                into[i] += d * w[k]
                 gradient[k] += d * x[i]
                 if not used[k]:
                     used[k] = True
                     columns[some] = k
                     some += 1
-        w, m, v = weight[neuron], first[neuron], second[neuron]
         moved = width if whole else some
         if whole:
             for k in range(width):
@@ -126,15 +135,42 @@ def adam_active(
                 k = columns[i]
                 w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate32, correction32)
                 gradient[k], used[k] = ZERO, False
-        add_to(tally, done + 7 * moved, done + 4 * moved, 4 * done + 24 * moved)
+        add_to(tally, 2 * done + 7 * moved, 2 * done + 4 * moved, 12 * done + 24 * moved)
+
+
+@kernel
+def add_parts(
+    start: int,
+    stop: int,
+    parts: Floats,
+    in_counts: Ids,
+    inputs: Floats,
+    relu: bool,
+    in_delta: Floats,
+    tally: Tally,
+) -> None:
+    """Write the gradient at a layer's inputs, from its parts (p, n, inputs) in their order."""
+    for row in range(start, stop):
+        count, line, x = in_counts[row], in_delta[row], inputs[row]
+        line[:count] = parts[0, row, :count]
+        for part in range(1, parts.shape[0]):
+            other = parts[part, row]
+            for k in range(count):
+                line[k] += other[k]
+        if relu:
+            for k in range(count):
+                line[k] = line[k] if x[k] > ZERO else ZERO
+        done = (parts.shape[0] - 1) * count
+        add_to(tally, 0, done + count, 4 * done + 12 * count)
 
 
 @kernel
 def adam_active_bias(
     start: int,
     stop: int,
-    touched: Ids,
+    neurons: Ids,
     starts: Offsets,
+    rows: Ids,
     places: Offsets,
     delta: Floats,
     bias: Floats,
@@ -144,13 +180,13 @@ def adam_active_bias(
     correction: float,
     tally: Tally,
 ) -> None:
-    """Update the biases of touched[start:stop], as `adam_active` does the weights."""
+    """Update the biases of neurons[start:stop], as `back_active` does the weights."""
     rate32, correction32 = np.float32(rate), np.float32(correction)
-    across = delta.shape[1]
+    flat = delta.reshape(-1)
     for position in range(start, stop):
-        neuron, gradient = touched[position], ZERO
+        neuron, gradient = neurons[position], ZERO
         for place in places[starts[position] : starts[position + 1]]:
-            gradient += delta[place // across, place % across]
+            gradient += flat[place]
         bias[neuron], first[neuron], second[neuron] = adam_step(
             bias[neuron], gradient, first[neuron], second[neuron], rate32, correction32
         )

@@ -21,6 +21,20 @@ ROWS = 256
 """Rows of a batch in one task: their logits stay in one core's cache."""
 
 
+class Scratch:
+    """Memory that is kept between calls: fresh pages cost more than the kernels."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a tensor, contiguous, with whatever is in it: that of the last call if it fits."""
+        size = math.prod(shape)
+        if name not in self._held or self._held[name].numel() < size:
+            self._held[name] = torch.empty(size, dtype=dtype)
+        return self._held[name][:size].view(shape)
+
+
 class CpuForward:
     """Bucket probabilities, spread over a pool of threads.
 
@@ -33,6 +47,8 @@ class CpuForward:
         pool: where tasks run.
         kept: of hidden layers, by number, how many neurons of a row fire: those of the highest
             activations. Of layers that are not named, all do.
+        products: matrices as products take them, if they are there already.
+        scratch: memory between calls.
     """
 
     def __init__(
@@ -44,22 +60,29 @@ class CpuForward:
         bf16: bool,
         pool: Pool,
         kept: Mapping[int, int] | None = None,
+        products: list[Tensor] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         self._kept = kept or {}
         self._floor = 0.0 if relu else -math.inf
         self._pool = pool
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._layers = sum(name.endswith(".bias") for name in parameters) - 1
-        names = [f"layer.{layer}.weight" for layer in range(self._layers)]
-        self._products = [self._product(parameters, name) for name in names]
+        self._parameters = parameters
+        self._matrices = [f"layer.{layer}.weight" for layer in range(self._layers)]
+        self._products = products or [self._product(parameters, name) for name in self._matrices]
         self._table = bits(parameters["input.weight"])
         scale = parameters.get("input.weight" + SCALE)
         self._scale = None if scale is None else scale.numpy()
         self._biases = [parameters["input.bias"].numpy()]
         self._biases += [parameters[f"layer.{i}.bias"].numpy() for i in range(self._layers)]
         self._squash = softmax_probabilities if loss == "softmax" else bce_probabilities
-        self._scratch: dict[tuple[str, int], Tensor] = {}
-        self._rows = 0
+        self._scratch = scratch or Scratch()
+
+    def refresh(self) -> None:
+        """See `Steps.refresh`."""
+        for name, product in zip(self._matrices, self._products, strict=True):
+            product.copy_(self._parameters[name])
 
     def _product(self, parameters: Tensors, name: str) -> Tensor:
         """Return a matrix as products take it: the tensor itself where it is of that type."""
@@ -70,7 +93,7 @@ class CpuForward:
 
     def probabilities(self, rows: Rows) -> Tensor:
         """See `Steps.probabilities`."""
-        activations = [self._buffer("activation", i, rows) for i in range(self._layers + 1)]
+        activations = self._activations(rows)
         if self._scale is not None:
             # Each row of the table is used times a value: its scale may as well be in that.
             rows = replace(rows, values=rows.values * self._scale[rows.ids])
@@ -85,31 +108,36 @@ class CpuForward:
         return torch.from_numpy(out)
 
     def _forward(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
+        self._hidden(start, stop, rows, activations)
+        self._multiply(start, stop, self._layers - 1, activations)
+
+    def _hidden(self, start: int, stop: int, rows: Rows, activations: list[Tensor]) -> None:
+        """Write the activations of all layers but the last."""
         table, bias, first = self._table, self._biases[0], bits(activations[0])
         cpu.embedding_bag(
             start, stop, rows.offsets, rows.ids, rows.values, table, bias, self._floor, first
         )
         self._keep(start, stop, 0, activations[0])
-        for layer, weight in enumerate(self._products):
+        for layer in range(self._layers - 1):
+            self._multiply(start, stop, layer, activations)
             out = activations[layer + 1]
-            torch.mm(activations[layer][start:stop], weight.T, out=out[start:stop])
-            if layer < self._layers - 1:
-                cpu.activate(start, stop, bits(out), self._biases[layer + 1], self._floor)
-                self._keep(start, stop, layer + 1, out)
+            cpu.activate(start, stop, bits(out), self._biases[layer + 1], self._floor)
+            self._keep(start, stop, layer + 1, out)
+
+    def _multiply(self, start: int, stop: int, layer: int, activations: list[Tensor]) -> None:
+        inputs, out = activations[layer][start:stop], activations[layer + 1][start:stop]
+        torch.mm(inputs, self._products[layer].T, out=out)
 
     def _keep(self, start: int, stop: int, layer: int, activations: Tensor) -> None:
         if layer in self._kept:
             cpu.keep_highest(start, stop, bits(activations), self._kept[layer])
 
+    def _activations(self, rows: Rows) -> list[Tensor]:
+        return [self._buffer("activation", layer, rows) for layer in range(self._layers + 1)]
+
     def _buffer(self, kind: str, layer: int, rows: Rows) -> Tensor:
-        # Kept between calls and grown on demand: fresh pages cost more than the kernels.
-        if len(rows) > self._rows:
-            self._scratch.clear()
-            self._rows = len(rows)
-        if (kind, layer) not in self._scratch:
-            width = len(self._biases[layer])
-            self._scratch[kind, layer] = torch.empty(self._rows, width, dtype=self._dtype)
-        return self._scratch[kind, layer][: len(rows)]
+        shape = len(rows), len(self._biases[layer])
+        return self._scratch.get(f"{kind} {layer}", shape, self._dtype)
 
 
 def bits(tensor: Tensor) -> NDArray[np.generic]:

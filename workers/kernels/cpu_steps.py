@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.kernels import cpu
-from workers.kernels.cpu_forward import ROWS, CpuForward, bits
+from workers.kernels.cpu_forward import ROWS, CpuForward, Scratch, bits
 from workers.kernels.losses import bce_gradient, softmax_gradient
 from workers.kernels.steps import Examples, Tensors
 from workers.threads import Pool, Task, spans
@@ -29,6 +29,8 @@ class CpuSteps(CpuForward):
         relu: whether hidden layers are rectified; else they are linear.
         bf16: whether matrix products are taken in bf16.
         pool: where tasks run.
+        products: as for `CpuForward`.
+        scratch: likewise.
     """
 
     def __init__(
@@ -40,22 +42,26 @@ class CpuSteps(CpuForward):
         relu: bool,
         bf16: bool,
         pool: Pool,
+        products: list[Tensor] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
-        super().__init__(parameters, loss=loss, relu=relu, bf16=bf16, pool=pool)
+        super().__init__(
+            parameters,
+            loss=loss,
+            relu=relu,
+            bf16=bf16,
+            pool=pool,
+            products=products,
+            scratch=scratch,
+        )
         self._relu = relu
-        self._parameters = parameters
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
         self._gradient = softmax_gradient if loss == "softmax" else bce_gradient
-
-    def refresh(self) -> None:
-        """See `Steps.refresh`."""
-        for layer, product in enumerate(self._products):
-            product.copy_(self._parameters[f"layer.{layer}.weight"])
 
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """See `Steps.train`."""
         losses = np.empty(len(examples), np.float32)
-        activations = [self._buffer("activation", i, examples) for i in range(self._layers + 1)]
+        activations = self._activations(examples)
         deltas = [self._buffer("delta", layer, examples) for layer in range(self._layers)]
         deltas.append(activations[-1])
         self._pool.run(

@@ -6,11 +6,15 @@ import numpy as np
 
 from workers.hashing import derive_seed
 from workers.kernels.numbers import Ids, Offsets
+from workers.lsh.active import Active
 from workers.lsh.config import LshConfig
-from workers.lsh.layer import HashedLayer, Vectors
-from workers.lsh.picking import pick
-from workers.lsh.steps import Active
+from workers.lsh.layer import HashedLayer, Vectors, Work
+from workers.lsh.picking import TAKEN, highest, most_votes, pick
+from workers.lsh.shared import Inputs
+from workers.threads import Pool, spans
 
+ROWS = 64
+"""Rows of a batch that one task asks for."""
 FEW = 8
 """Neurons of a layer for one that a step moved, from which on those are hashed anew at once."""
 
@@ -22,33 +26,40 @@ class HashChooser:
         layers: the hashed ones, by their number.
         config: how they are hashed.
         seed: of what is drawn.
+        pool: threads that look into the tables.
     """
 
-    def __init__(self, layers: dict[int, HashedLayer], config: LshConfig, seed: int) -> None:
+    def __init__(
+        self, layers: dict[int, HashedLayer], config: LshConfig, seed: int, pool: Pool
+    ) -> None:
         self._layers = layers
         self._config = config
         self._seed = seed
+        self._pool = pool
         self._seeds = dict.fromkeys(layers, np.uint64(0))
         """Of what is drawn in a step, by layer."""
+        self._step = 0
 
     def reload(self) -> None:
         """See `Chooser.reload`."""
         for layer in self._layers.values():
             layer.tables.build()
 
-    def begin(self, step: int) -> int:
+    def begin(self, step: int) -> Work:
         """See `Chooser.begin`."""
+        self._step = step
         for layer in self._layers:
             self._seeds[layer] = np.uint64(derive_seed(self._seed, "drawn", layer, step))
-        return sum(layer.rebuild() for layer in self._layers.values()) if self._is_due(step) else 0
+        layers = self._layers.values() if self._is_due(step) else ()
+        return sum((layer.rebuild() for layer in layers), Work())
 
     def _is_due(self, step: int) -> bool:
-        """Return whether all neurons are hashed anew: in the first step, and ever more rarely."""
-        due, gap = 1, float(self._config.rebuild_steps)
+        """Return whether all neurons are hashed anew: in the first two steps, then more rarely."""
+        due, gap = 2, float(self._config.rebuild_steps)
         while due < step:
             due += int(gap)
             gap *= self._config.rebuild_growth
-        return due == step
+        return step in (1, due)
 
     def choose(
         self,
@@ -70,12 +81,38 @@ class HashChooser:
         how = chosen.width, named, wanted, *own, self._seeds[layer]
         return additions + pick(*given, *how, chosen.ids, chosen.counts, chosen.odds)
 
-    def end(self, touched: list[Ids | None]) -> int:
+    def share(
+        self, layer: int, rows: int, inputs: Inputs, own: Ids, wanted: int
+    ) -> tuple[Ids, int]:
+        """See `SharedChooser.share`: those of which some row's tables name one most often.
+
+        Of those with equally many votes, the first from a random place on.
+        """
+        hashed = self._layers[layer]
+        chunks = spans(rows, ROWS)
+        votes = np.empty((len(chunks), hashed.width), np.uint8)
+        additions = np.zeros(len(chunks), np.int64)
+
+        def work(part: int, start: int, stop: int) -> None:
+            codes, hashing = hashed.ask(inputs(start, stop))
+            tables = hashed.tables
+            given = codes, tables.starts, tables.sizes, tables.neurons
+            additions[part] = hashing + most_votes(*given, votes[part])
+
+        self._pool.run(work, [(part, *chunk) for part, chunk in enumerate(chunks)])
+        most = votes.max(0)
+        most[own] = TAKEN
+        begin = int(self._seeds[layer]) % hashed.width
+        return highest(most, wanted, begin), int(additions.sum()) + votes.size + 2 * hashed.width
+
+    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
         """See `Chooser.end`."""
-        additions = 0
+        work = Work()
         for number, layer in self._layers.items():
             found = touched[number]
+            if self._is_due(self._step + 1):
+                work += layer.centre_on(inputs[number])
             # Where most of them moved, to hash all at once now and then is cheaper.
-            if found is not None and FEW * len(found) <= layer.width:
-                additions += layer.move(found)
-        return additions
+            elif found is not None and FEW * len(found) <= layer.width:
+                work += layer.move(found)
+        return work

@@ -12,9 +12,10 @@ A code has one number of b bits for each of L tables. Two families make them:
   Shrivastava, UAI 2018).
 
 Neurons are asked for the largest inner product, not for the smallest angle. So what all weight
-vectors share is taken away first, which ranks them the same for any input; the bias is a coordinate
-for which the input has a 1; and one more coordinate makes all of them equally long, for which the
-input has a 0 (Neyshabur and Srebro, ICML 2015), where `asymmetric` asks for it.
+vectors share is taken away first, which ranks them the same for any input; and so is what all
+inputs share, for what a neuron makes of that is a number that can be added to its bias. The bias is
+a coordinate for which the input has a 1; and one more coordinate makes all neurons equally long,
+for which the input has a 0 (Neyshabur and Srebro, ICML 2015), where `asymmetric` asks for it.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def hash_signs(
         ids: which; of a vector that has all of them none is read.
         values: what they are.
         extra: (n, EXTRA) further coordinates.
-        centre: (width + EXTRA,) what is taken away, of the coordinates that a vector has.
+        centre: (width + EXTRA,) what is taken away, of coordinates that are not said too.
         folds: of the family, as the others.
         fold_signs: likewise.
         flips: likewise.
@@ -138,24 +139,28 @@ def hash_signs(
     width, probes = len(centre) - extra.shape[1], out.shape[2]
     vectors = np.empty((transform, LANES), np.float32)
     projections = np.empty((rounds * transform, LANES), np.float32)
+    nothing = np.zeros(transform, np.float32)
+    for c in range(len(centre)):
+        nothing[folds[c]] -= fold_signs[c] * centre[c]
     codes, used = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     least, where = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
     steps = 0
     while transform >> steps > 1:
         steps += 1
-    additions = 0
+    additions = len(centre)
     for start in range(0, len(counts), LANES):
         lanes = min(LANES, len(counts) - start)
-        vectors[:] = ZERO
+        for i in range(transform):
+            vectors[i] = nothing[i]
         for lane in range(lanes):
             begin, count = begins[start + lane], counts[start + lane]
             for i in range(count):
                 c = i if count == width else ids[begin + i]
-                vectors[folds[c], lane] += fold_signs[c] * (values[begin + i] - centre[c])
+                vectors[folds[c], lane] += fold_signs[c] * values[begin + i]
             for e in range(extra.shape[1]):
                 c = width + e
-                vectors[folds[c], lane] += fold_signs[c] * (extra[start + lane, e] - centre[c])
-            additions += 2 * (count + extra.shape[1])
+                vectors[folds[c], lane] += fold_signs[c] * extra[start + lane, e]
+            additions += count + extra.shape[1]
         for turn in range(rounds):
             _transform(vectors, flips[turn], projections[turn * transform : (turn + 1) * transform])
         additions += lanes * rounds * transform * steps
@@ -233,9 +238,9 @@ def hash_winners(
         begin, count = begins[row], counts[row]
         for i in range(count):
             c = i if count == width else ids[begin + i]
-            vector[c] = values[begin + i] - centre[c]
+            vector[c] = values[begin + i]
         for window in range(total):
-            _find_winners(vector, windows[window], window, best, second, margins, empty)
+            _find_winners(vector, centre, windows[window], window, best, second, margins, empty)
         for window in range(total):
             if empty[window]:
                 _borrow(window, best, second, margins, empty)
@@ -250,20 +255,27 @@ def hash_winners(
                 change = best[least] ^ second[least]
                 out[row, table, probe] = code ^ (change << (WINDOW_BITS * (least - first)))
                 margins[least] = np.inf
-        additions += count + total * (2 * WINDOW + probes)
+        additions += total * (3 * WINDOW + probes)
     return additions
 
 
 @inline
 def _find_winners(
-    vector: Any, window: Any, place: Any, best: Any, second: Any, margins: Any, empty: Any
+    vector: Any,
+    centre: Any,
+    window: Any,
+    place: Any,
+    best: Any,
+    second: Any,
+    margins: Any,
+    empty: Any,
 ) -> None:
     first_value, second_value = np.float32(-np.inf), np.float32(-np.inf)
     first, other = 0, 0
     nothing = True
     for i in range(window.shape[0]):
-        value = vector[window[i]]
-        nothing &= value == ZERO
+        nothing &= vector[window[i]] == ZERO
+        value = vector[window[i]] - centre[window[i]]
         if value > first_value:
             second_value, other = first_value, first
             first_value, first = value, i
@@ -287,6 +299,39 @@ def _borrow(window: Any, best: Any, second: Any, margins: Any, empty: Any) -> No
 
 
 @kernel
+def mean_of(begins: Offsets, counts: Ids, ids: Ids, values: Floats, out: Floats) -> None:
+    """Write the mean (width,) of n vectors."""
+    width = len(out)
+    total = np.zeros(width)
+    for row in range(len(counts)):
+        begin, count = begins[row], counts[row]
+        for i in range(count):
+            total[i if count == width else ids[begin + i]] += values[begin + i]
+    for c in range(width):
+        out[c] = total[c] / max(len(counts), 1)
+
+
+@kernel
+def products(
+    begins: Offsets, counts: Ids, ids: Ids, values: Floats, other: Floats, out: Floats
+) -> int:
+    """Add the inner products of n vectors with another (width,) to out (n,).
+
+    Returns:
+        Multiplications, and as many additions.
+    """
+    done = 0
+    for row in range(len(counts)):
+        begin, count = begins[row], counts[row]
+        total = ZERO
+        for i in range(count):
+            total += values[begin + i] * other[i if count == len(other) else ids[begin + i]]
+        out[row] += total
+        done += count
+    return done
+
+
+@kernel
 def squared_lengths(
     begins: Offsets,
     counts: Ids,
@@ -298,7 +343,8 @@ def squared_lengths(
 ) -> None:
     """Write the squared lengths (n,) of n vectors with their first extra coordinate.
 
-    Args: as for `hash_signs`.
+    Args: as for `hash_signs`, but for
+        centre: taken away of coordinates that are said.
     """
     width = len(centre) - extra.shape[1]
     for row in range(len(counts)):

@@ -11,8 +11,8 @@ MOST_BITS = 16
 """Of a code."""
 HELD = 32
 """Neurons that a bucket holds on average, unless another length of codes is asked for."""
-MOST_NAMES = 254
-"""Tables times probes: what a vote counts to."""
+MOST_TABLES = 127
+"""What a neuron's votes are counted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,11 @@ class LshConfig:
     codes."""
     asymmetric: bool = False
     """Whether all neurons are made equally long before they are hashed."""
+    shared: bool = False
+    """Whether the rows of a batch share the buckets that they compute; hidden layers are computed
+    whole then."""
+    predict: Literal["dense", "tables"] = "dense"
+    """Whether prediction computes all neurons, or those that hash tables name, as in training."""
     drawn: float = 0.0
     """Share of the active neurons that is drawn at random, each standing for all others."""
     narrowest: int = 1000
@@ -61,13 +66,15 @@ class LshConfig:
         digits = bits // WINDOW_BITS if self.family == "winners" else bits
         if not 1 <= self.probes <= digits + 1:
             found.append(f"model.lsh.probes: expected 1 to {digits + 1}, found {self.probes}")
-        if not 1 <= self.tables * max(1, self.probes) <= MOST_NAMES:
-            found.append(
-                "model.lsh.tables: expected at least 1, and with model.lsh.probes at most"
-                f" {MOST_NAMES} buckets to look into, found {self.tables} x {self.probes}"
-            )
+        if not 1 <= self.tables <= MOST_TABLES:
+            found.append(f"model.lsh.tables: expected 1 to {MOST_TABLES}, found {self.tables}")
         if not 0 <= self.drawn <= 1:
             found.append(f"model.lsh.drawn: expected a share from 0 to 1, found {self.drawn}")
+        if self.shared and self.predict != "dense":
+            found.append(
+                "model.lsh.predict: expected dense for model.lsh.shared=true, as a query has no"
+                f" batch to share with, found {self.predict}"
+            )
         if self.narrowest < 2:
             found.append(f"model.lsh.narrowest: expected at least 2, found {self.narrowest}")
         if self.rebuild_steps < 1:

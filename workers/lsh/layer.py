@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from workers.kernels.numbers import Floats, Ids, Offsets
-from workers.lsh.codes import EXTRA, FAMILIES, Codes, hash_signs, hash_winners, squared_lengths
+from workers.lsh.codes import (
+    EXTRA,
+    FAMILIES,
+    Codes,
+    hash_signs,
+    hash_winners,
+    mean_of,
+    products,
+    squared_lengths,
+)
 from workers.lsh.config import LshConfig
 from workers.lsh.tables import Tables
 from workers.threads import Pool, spans
@@ -46,6 +56,18 @@ class Neurons(Protocol):
         """Return the mean (inputs,) over all neurons."""
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What hashing took."""
+
+    multiplications: int = 0
+    additions: int = 0
+    """And comparisons."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.multiplications + other.multiplications, self.additions + other.additions)
+
+
 class HashedLayer:
     """Who is near to what in one layer.
 
@@ -56,6 +78,7 @@ class HashedLayer:
         codes: (L, width) uint16: those of the neurons, part of a checkpoint, changed in place.
         offset: (inputs + EXTRA,) float32: what all neurons have in common, and the square of the
             greatest length; likewise.
+        centre: (inputs,) float32: what all inputs have in common; likewise.
         pool: threads.
     """
 
@@ -66,6 +89,7 @@ class HashedLayer:
         seed: int,
         codes: Codes,
         offset: Floats,
+        centre: Floats,
         pool: Pool,
     ) -> None:
         bits = config.bits_for(neurons.width)
@@ -76,65 +100,78 @@ class HashedLayer:
         self._neurons = neurons
         self._config = config
         self._offset = offset
-        self._nothing = np.zeros_like(offset)
+        self._centre = centre
         self._pool = pool
 
-    def rebuild(self) -> int:
-        """Hash all neurons anew; return additions and comparisons."""
-        self._offset[:-EXTRA] = self._neurons.mean()
-        self._offset[-EXTRA] = self._neurons.biases.mean()
+    def centre_on(self, inputs: Vectors) -> Work:
+        """Take note of inputs like those to come: their mean is what all have in common.
+
+        Neurons must be hashed anew before any are asked for.
+        """
+        mean_of(*inputs, self._centre)
+        return Work(0, int(inputs.counts.sum()))
+
+    def rebuild(self) -> Work:
+        """Hash all neurons anew."""
+        mean = self._neurons.mean()
+        self._offset[:-EXTRA] = mean
+        self._offset[-EXTRA] = self._neurons.biases.mean() + mean @ self._centre
         everyone = np.arange(self._neurons.width, dtype=np.int32)
         if self._config.asymmetric:
             squares = np.empty(len(everyone), np.float32)
 
             def measure(start: int, stop: int) -> None:
-                squares[start:stop] = self._squares(*self._weights(everyone[start:stop]))
+                vectors, extra, _ = self._weights(everyone[start:stop])
+                squares[start:stop] = self._squares(vectors, extra)
 
             self._pool.run(measure, spans(len(everyone), NEURONS))
             self._offset[-1] = squares.max()
-        self.tables.codes[:], additions = self.codes_of(everyone)
+        self.tables.codes[:], work = self.codes_of(everyone)
         self.tables.build()
-        return additions
+        return work
 
-    def move(self, touched: Ids) -> int:
-        """Hash some neurons anew; return additions and comparisons."""
-        codes, additions = self.codes_of(touched)
+    def move(self, touched: Ids) -> Work:
+        """Hash some neurons anew."""
+        codes, work = self.codes_of(touched)
         self.tables.move(touched, codes)
-        return additions
+        return work
 
-    def codes_of(self, which: Ids) -> tuple[Codes, int]:
-        """Return the codes (L, m) that some neurons have with their present weights.
-
-        And how many additions and comparisons that took.
-        """
+    def codes_of(self, which: Ids) -> tuple[Codes, Work]:
+        """Return the codes (L, m) that some neurons have with their present weights."""
         out = np.empty((len(which), self._config.tables, 1), np.uint16)
-        additions = []
-        centre = self._offset.copy()
+        done = []
+        offset = self._offset.copy()
         # The last coordinate makes all equally long after the others are centred.
-        centre[-1] = 0
+        offset[-1] = 0
 
         def work(start: int, stop: int) -> None:
-            vectors, extra = self._weights(which[start:stop])
+            vectors, extra, products = self._weights(which[start:stop])
             if self._config.asymmetric:
                 short = self._offset[-1] - self._squares(vectors, extra)
                 extra[:, 1] = np.sqrt(np.maximum(short, 0))
-            additions.append(self._hash(vectors, extra, centre, out[start:stop]))
+            additions = self._hash(vectors, extra, offset, out[start:stop])
+            done.append(Work(products, products + additions))
 
         self._pool.run(work, spans(len(which), NEURONS))
-        return np.ascontiguousarray(out[:, :, 0].T), sum(additions)
+        return np.ascontiguousarray(out[:, :, 0].T), sum(done, Work())
 
     def ask(self, vectors: Vectors) -> tuple[Codes, int]:
         """Return the codes (n, L, probes) that neurons near to some inputs have, and additions."""
         extra = np.zeros((len(vectors.counts), EXTRA), np.float32)
         extra[:, 0] = 1
         out = np.empty((len(extra), self._config.tables, self._config.probes), np.uint16)
-        return out, self._hash(vectors, extra, self._nothing, out)
+        centre = np.concatenate([self._centre, np.zeros(EXTRA, np.float32)])
+        return out, self._hash(vectors, extra, centre, out)
 
-    def _weights(self, which: Ids) -> tuple[Vectors, Floats]:
-        """Return the weights of some neurons, and their extra coordinates."""
+    def _weights(self, which: Ids) -> tuple[Vectors, Floats, int]:
+        """Return the weights of some neurons, their extra coordinates, and multiplications."""
+        vectors = self._neurons.vectors(which)
         extra = np.zeros((len(which), EXTRA), np.float32)
-        extra[:, 0] = self._neurons.biases[which]
-        return self._neurons.vectors(which), extra
+        # What a neuron makes of the inputs' mean, which is taken away from them.
+        bias = self._neurons.biases[which]
+        done = int(products(*vectors, self._centre, bias))
+        extra[:, 0] = bias
+        return vectors, extra, done
 
     def _hash(self, vectors: Vectors, extra: Floats, centre: Floats, out: Codes) -> int:
         family, given = self._family, (*vectors, extra, centre)

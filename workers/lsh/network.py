@@ -11,11 +11,13 @@ import torch
 from workers.config import WorldConfig
 from workers.errors import StorageError
 from workers.hashing import derive_seed
-from workers.kernels.steps import Tensors
+from workers.kernels.steps import Shapes, Tensors
+from workers.lsh.chooser import ROWS as ASKED_ROWS
 from workers.lsh.chooser import HashChooser
 from workers.lsh.codes import EXTRA
 from workers.lsh.layer import HashedLayer, Neurons
-from workers.lsh.steps import ActiveSteps
+from workers.lsh.shared import SharedSteps
+from workers.lsh.steps import PARTS, ActiveSteps
 from workers.lsh.tables import table_bytes
 from workers.lsh.weights import InputNeurons, RowNeurons
 from workers.threads import Pool
@@ -41,10 +43,11 @@ def layers_of(config: WorldConfig) -> list[LayerSize]:
     """Return the layers of a world's network, the input layer first, the buckets last."""
     widths = (config.features.dimension, *config.model.hidden, config.partition.buckets)
     share, narrowest = config.model.active, config.model.lsh.narrowest
-    found = []
+    shared, found = config.model.lsh.shared, []
     for layer, (inputs, width) in enumerate(pairwise(widths)):
         name = "input" if layer == 0 else f"layer.{layer - 1}"
-        active = max(1, round(share * width)) if share < 1 and width >= narrowest else width
+        wide = width >= narrowest and not (shared and layer < len(config.model.hidden))
+        active = max(1, round(share * width)) if share < 1 and wide else width
         found.append(LayerSize(name, inputs, width, active))
     return found
 
@@ -52,6 +55,11 @@ def layers_of(config: WorldConfig) -> list[LayerSize]:
 def is_hashed(config: WorldConfig) -> bool:
     """Return whether any layer is."""
     return any(layer.hashed for layer in layers_of(config))
+
+
+def has_own_sets(config: WorldConfig) -> bool:
+    """Return whether a row has active neurons of its own: products are then taken in float32."""
+    return is_hashed(config) and not config.model.lsh.shared
 
 
 def kept_neurons(config: WorldConfig) -> dict[int, int]:
@@ -66,8 +74,8 @@ def kept_neurons(config: WorldConfig) -> dict[int, int]:
 def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
     """Return what checkpoints keep of the hash tables, before the first step.
 
-    For each hashed layer `NAME.codes`, (L, width) int16 that hold the bits of uint16, and
-    `NAME.offset`, (inputs + EXTRA,) float32; see `HashedLayer`.
+    For each hashed layer `NAME.codes`, (L, width) int16 that hold the bits of uint16,
+    `NAME.offset`, (inputs + EXTRA,) float32, and `NAME.centre`, (inputs,); see `HashedLayer`.
     """
     tensors: Tensors = {}
     for name, inputs, width, active in layers_of(config):
@@ -75,18 +83,65 @@ def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
             shape = config.model.lsh.tables, width
             tensors[f"{name}.codes"] = torch.zeros(shape, dtype=torch.int16, device=device)
             tensors[f"{name}.offset"] = torch.zeros(inputs + EXTRA, device=device)
+            tensors[f"{name}.centre"] = torch.zeros(inputs, device=device)
     return tensors
 
 
+def asking_shapes(config: WorldConfig) -> Shapes:
+    """Return the names and shapes of what a model holds beside weights to be asked by tables.
+
+    `input.seen`, (d,), above 0 for features that training met, if the input layer is hashed; and
+    for each hashed layer `NAME.centre` of `first_codes`.
+    """
+    if not by_tables(config):
+        return {}
+    layers = [layer for layer in layers_of(config) if layer.hashed]
+    shapes: Shapes = {f"{layer.name}.centre": (layer.inputs,) for layer in layers}
+    if layers[0].name == "input":
+        shapes["input.seen"] = (config.features.dimension,)
+    return shapes
+
+
+def asking_tensors(config: WorldConfig, state: Tensors) -> Tensors:
+    """Return what `asking_shapes` names, from the state of a world that was trained."""
+    known = state | {"input.seen": (state["input.weight.square"] > 0).float()}
+    return {name: known[name] for name in asking_shapes(config)}
+
+
+def by_tables(config: WorldConfig) -> bool:
+    """Return whether prediction computes the neurons that hash tables name, and no others."""
+    return is_hashed(config) and config.model.lsh.predict == "tables"
+
+
+def table_steps(config: WorldConfig, model: Tensors, pool: Pool) -> ActiveSteps:
+    """Return what predicts by tables: those that a model's neurons have with their last weights.
+
+    Args:
+        config: of the world.
+        model: weights and `asking_shapes`, float32 on the CPU.
+        pool: threads.
+    """
+    asking = asking_shapes(config)
+    parameters = {name: tensor for name, tensor in model.items() if name not in asking}
+    state = first_codes(config) | {name: model[name] for name in asking}
+    if "input.seen" in model:
+        state["input.weight.square"] = model["input.seen"]
+    steps = hashed_steps(config, parameters, state, bf16=False, pool=pool)
+    assert isinstance(steps, ActiveSteps)
+    steps.hash_all()
+    return steps
+
+
 def hashed_steps(
-    config: WorldConfig, parameters: Tensors, state: Tensors, pool: Pool
-) -> ActiveSteps:
+    config: WorldConfig, parameters: Tensors, state: Tensors, *, bf16: bool, pool: Pool
+) -> ActiveSteps | SharedSteps:
     """Return what trains the network of a world that hashes.
 
     Args:
         config: of the world.
         parameters: float32 on the CPU.
         state: the optimiser's, and `first_codes` or what became of them.
+        bf16: whether products are taken in bf16, where the rows of a batch share their buckets.
         pool: threads.
     """
     sizes, layers = layers_of(config), {}
@@ -95,29 +150,59 @@ def hashed_steps(
             neurons = _neurons(name, parameters, state)
             codes = state[f"{name}.codes"].numpy().view(np.uint16)
             seed = derive_seed(config.seed, "lsh", number)
-            offset = state[f"{name}.offset"].numpy()
-            layers[number] = HashedLayer(neurons, config.model.lsh, seed, codes, offset, pool)
+            common = state[f"{name}.offset"].numpy(), state[f"{name}.centre"].numpy()
+            layers[number] = HashedLayer(neurons, config.model.lsh, seed, codes, *common, pool)
+    loss, relu = config.model.loss, config.model.activation == "relu"
+    chooser = HashChooser(layers, config.model.lsh, config.seed, pool)
+    if config.model.lsh.shared:
+        return SharedSteps(
+            parameters,
+            state,
+            loss=loss,
+            relu=relu,
+            bf16=bf16,
+            wanted=sizes[-1].active,
+            chooser=chooser,
+            pool=pool,
+        )
     return ActiveSteps(
         parameters,
         state,
-        loss=config.model.loss,
-        relu=config.model.activation == "relu",
+        loss=loss,
+        relu=relu,
         kept=kept_neurons(config),
         wanted=[layer.active for layer in sizes],
-        chooser=HashChooser(layers, config.model.lsh, config.seed),
+        chooser=chooser,
         pool=pool,
+        by_tables=by_tables(config),
     )
 
 
-def step_bytes(config: WorldConfig) -> int:
+def step_bytes(config: WorldConfig, *, bf16: bool) -> int:
     """Return the bytes that steps take beside parameters and state: tables and active neurons."""
-    hashing, total = config.model.lsh, 0
-    for layer in layers_of(config):
-        # Ids, odds, activations, their gradients, and the places by neuron.
-        total += config.training.batch_size * layer.active * (4 * 4 + 8)
-        if layer.hashed:
-            total += hashing.tables * table_bytes(layer.width, hashing.bits_for(layer.width))
-    return total
+    batch, layers = config.training.batch_size, layers_of(config)
+    if config.model.lsh.shared:
+        number = 2 if bf16 else 4
+        # Activations and gradients, and a copy of what the shared buckets have.
+        hidden = 2 * batch * sum(config.model.hidden) * number
+        last = layers[-1]
+        shared = last.active * (batch * number + last.inputs * (3 * 4 + number))
+        votes = -(-batch // ASKED_ROWS) * last.width
+        return tables_bytes(config) + hidden + shared + votes
+    # Ids, odds, activations, their gradients, and the rows and places by neuron.
+    active = sum(batch * layer.active * (4 * 4 + 4 + 8) for layer in layers)
+    parts = PARTS * batch * max(layer.active for layer in layers[:-1]) * 4
+    return tables_bytes(config) + active + parts
+
+
+def tables_bytes(config: WorldConfig) -> int:
+    """Return the bytes of a network's hash tables."""
+    hashing = config.model.lsh
+    return sum(
+        hashing.tables * table_bytes(layer.width, hashing.bits_for(layer.width))
+        for layer in layers_of(config)
+        if layer.hashed
+    )
 
 
 def check_codes(config: WorldConfig, state: Tensors) -> None:

@@ -1,9 +1,12 @@
-"""Which neurons a row computes: those that hash tables name most often, and some drawn at random.
+"""Which neurons are active: those that hash tables name most often, and some drawn at random.
 
 The tables find neurons that are likely to fire. What they miss is drawn: each of the others with
 the same chance, and standing for as many as were not drawn, so that a sum over all buckets is
 estimated without bias (importance sampling as in Mussmann and Ermon, "Learning and inference via
 maximum inner product search", ICML 2016, section 3).
+
+A neuron has one code in each table, so that a row's tables name it L times at most, below 128.
+Votes are bytes, and looked through eight at a time for those that have enough.
 """
 
 from __future__ import annotations
@@ -11,15 +14,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.hashing import GOLDEN, mix64_jit
-from workers.jit import inline, kernel
+from workers.jit import inline, kernel, prefetch_line
 from workers.kernels.numbers import ONE, Floats, Ids, Offsets
 from workers.lsh.codes import Codes
 
+Votes = NDArray[np.uint8]
+
 _GOLDEN, _S33 = np.uint64(GOLDEN), np.uint64(33)
-_TAKEN = np.uint8(255)
+TAKEN = np.uint8(255)
 """In place of a number of votes: is active already."""
+_FAR, _NEAR = 16, 8
+"""Tables ahead of which the CPU is asked for the places of a bucket, and for the bucket."""
+_LINE, _LINES = 16, 4
+"""Neurons in a cache line, and lines of a bucket that are asked for: the CPU guesses the rest."""
+_EIGHT = 8
+_ONES, _TOPS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+"""Eight times 1, and eight times 128: what is at least 128 has that bit."""
 
 
 @kernel
@@ -42,8 +55,9 @@ def pick(
 ) -> int:
     """Write the active sets of some rows.
 
-    A row's own neurons come first, then those that tables name: those that most of them name, of
-    those that equally many name the first found. The rest is drawn at random.
+    A row's own neurons come first, then those that tables name: those that most of them name; of
+    those that equally many name the first from a random place on, of those that one table names
+    the first from a random table on. The rest is drawn at random.
 
     Args:
         start: of the rows.
@@ -65,76 +79,157 @@ def pick(
     Returns:
         Additions and comparisons.
     """
-    votes = np.zeros(width, np.uint8)
+    votes = np.zeros(-(-width // _EIGHT) * _EIGHT, np.uint8)
     found = np.empty(width, np.int32)
-    levels = np.empty(256, np.int64)
-    additions = 0
+    levels = np.empty(128, np.int64)
+    additions, least = 0, 2
     for row in range(start, stop):
         line = ids[row]
+        asked = codes[row - start]
+        additions += _vote(asked, starts, sizes, neurons, votes)
         count = _take_own(own[offsets[row] : offsets[row + 1]], votes, line)
-        names = _ask(codes[row - start], starts, sizes, neurons, votes, found, levels)
-        # Each name is a vote; each found neuron is looked at three times more.
-        additions += names[0] + 3 * names[1]
-        count = _take_named(votes, found[: names[1]], levels, named, line, count)
-        sure = count
         state = mix64_jit(seed + np.uint64(row + 1) * _GOLDEN)
+        begin = ((state >> _S33) * np.uint64(len(votes) // _EIGHT)) >> np.uint64(31)
+        looks, some = _find(votes, least, np.int64(begin), found, levels)
+        while some < named - count and least > 2:
+            additions += looks
+            least -= 1
+            looks, some = _find(votes, least, np.int64(begin), found, levels)
+        # The next row is likely to need as many votes.
+        before = count
+        count, least = _take_named(votes, found[:some], levels, named - count, line, count)
+        if count < named:
+            here = np.int64(begin) % asked.shape[0]
+            count = _take_others(asked, starts, sizes, neurons, here, votes, named, line, count)
+        additions += looks + some + count - before
+        sure = count
         while count < wanted:
             state += _GOLDEN
             neuron = np.int64(((mix64_jit(state) >> _S33) * np.uint64(width)) >> np.uint64(31))
-            if votes[neuron] != _TAKEN:
-                votes[neuron] = _TAKEN
+            if votes[neuron] != TAKEN:
+                votes[neuron] = TAKEN
                 line[count] = neuron
                 count += 1
         counts[row] = count
         many = np.float32(width - sure) / np.float32(max(count - sure, 1))
         for i in range(count):
             odds[row, i] = ONE if i < sure else many
-            votes[line[i]] = 0
+        votes[:] = 0
     return additions
+
+
+@kernel
+def most_votes(codes: Codes, starts: Ids, sizes: Ids, neurons: Ids, most: Votes) -> int:
+    """Write for each neuron the most votes that it has from one of n rows.
+
+    Args:
+        codes: (n, L, probes) of the rows.
+        starts: of the tables.
+        sizes: likewise.
+        neurons: likewise.
+        most: (width,) written.
+
+    Returns:
+        Additions and comparisons.
+    """
+    votes = np.zeros(len(most), np.uint8)
+    most[:] = 0
+    additions = 0
+    for row in range(len(codes)):
+        additions += _vote(codes[row], starts, sizes, neurons, votes) + len(most)
+        for neuron in range(len(most)):
+            vote, before = votes[neuron], most[neuron]
+            most[neuron] = vote if vote > before else before
+            votes[neuron] = 0
+    return additions
+
+
+def highest(most: Votes, wanted: int, begin: int) -> Ids:
+    """Return the neurons with the most votes, ascending, and all that have `TAKEN`.
+
+    Args:
+        most: (width,) votes.
+        wanted: how many neurons, unless those are more.
+        begin: of those with equally many votes, the first from here on are taken, around.
+    """
+    # How many have at least so many votes.
+    reached = np.bincount(most, minlength=256)[::-1].cumsum()[::-1]
+    least = max(int(np.searchsorted(-reached, -wanted)), 0)
+    least = min(least, int(TAKEN))
+    sure = most >= least
+    room = wanted - int(reached[least])
+    if room > 0:
+        last = np.flatnonzero(most == least - 1)
+        sure[np.roll(last, -int(np.searchsorted(last, begin)))[:room]] = True
+    return np.flatnonzero(sure).astype(np.int32)
+
+
+@inline
+def _vote(codes: Any, starts: Any, sizes: Any, neurons: Any, votes: Any) -> Any:
+    """Count the votes of all tables for one row; return how many there were."""
+    tables, probes = codes.shape
+    names = 0
+    for ahead in range(-_FAR, tables):
+        # Each bucket is a leap in memory: where it begins is asked for first, then who is in it.
+        for probe in range(probes):
+            far, near = ahead + _FAR, ahead + _NEAR
+            if far < tables:
+                prefetch_line(starts, far, codes[far, probe])
+                prefetch_line(sizes, far, codes[far, probe])
+            if 0 <= near < tables:
+                begin = starts[near, codes[near, probe]]
+                for line in range(_LINES):
+                    prefetch_line(neurons, near, begin + line * _LINE)
+            if ahead >= 0:
+                code = codes[ahead, probe]
+                begin, size = starts[ahead, code], sizes[ahead, code]
+                mine = neurons[ahead, begin : begin + size]
+                for neuron in mine:
+                    votes[neuron] += np.uint8(1)
+                names += size
+    return names
 
 
 @inline
 def _take_own(own: Any, votes: Any, line: Any) -> Any:
     count = 0
     for neuron in own:
-        if votes[neuron] != _TAKEN:
-            votes[neuron] = _TAKEN
+        if votes[neuron] != TAKEN:
+            votes[neuron] = TAKEN
             line[count] = neuron
             count += 1
     return count
 
 
 @inline
-def _ask(
-    codes: Any, starts: Any, sizes: Any, neurons: Any, votes: Any, found: Any, levels: Any
-) -> Any:
-    """Count the votes of all tables; return how many there were, and for how many neurons."""
-    names, some = 0, 0
+def _find(votes: Any, least: Any, begin: Any, found: Any, levels: Any) -> Any:
+    """Find neurons that at least so many tables name, from eight times `begin` on, around.
+
+    Write how many have how many votes to `levels`; return comparisons, and how many were found.
+    """
+    words = votes.view(np.uint64)
     levels[:] = 0
-    for table in range(codes.shape[0]):
-        for probe in range(codes.shape[1]):
-            code = codes[table, probe]
-            begin = starts[table, code]
-            for place in range(begin, begin + sizes[table, code]):
-                neuron = neurons[table, place]
-                vote = votes[neuron]
-                if vote >= np.uint8(254):
-                    continue
-                if vote == 0:
+    some, hits = 0, 0
+    lift = np.uint64(128 - least) * _ONES
+    for i in range(len(words)):
+        word = begin + i
+        word -= len(words) if word >= len(words) else 0
+        # What is taken may lift its neighbour by one too much: each is looked at again.
+        if (words[word] + lift) & _TOPS:
+            hits += 1
+            for neuron in range(_EIGHT * word, _EIGHT * word + _EIGHT):
+                vote = np.int64(votes[neuron])
+                if least <= vote < 128:
                     found[some] = neuron
                     some += 1
-                else:
-                    levels[vote] -= 1
-                votes[neuron] = vote + np.uint8(1)
-                levels[vote + 1] += 1
-            names += sizes[table, code]
-    return names, some
+                    levels[vote] += 1
+    return len(words) + _EIGHT * hits + some, some
 
 
 @inline
-def _take_named(votes: Any, found: Any, levels: Any, named: Any, line: Any, count: Any) -> Any:
-    """Take those with the most votes, and forget all others."""
-    room, least = named - count, 255
+def _take_named(votes: Any, found: Any, levels: Any, room: Any, line: Any, count: Any) -> Any:
+    """Take those with the most votes; return how many are active, and the fewest votes of one."""
+    least = 128
     while least > 1 and levels[least - 1] <= room:
         least -= 1
         room -= levels[least]
@@ -144,9 +239,37 @@ def _take_named(votes: Any, found: Any, levels: Any, named: Any, line: Any, coun
         vote = np.int64(votes[neuron])
         last = vote == least - 1 and room > 0
         room -= int(last)
-        taken = last or vote >= least
-        if taken:
+        if last or vote >= least:
+            votes[neuron] = TAKEN
             line[count] = neuron
             count += 1
-        votes[neuron] = _TAKEN if taken else np.uint8(0)
+    return count, max(least - 1, 2)
+
+
+@inline
+def _take_others(
+    codes: Any,
+    starts: Any,
+    sizes: Any,
+    neurons: Any,
+    begin: Any,
+    votes: Any,
+    named: Any,
+    line: Any,
+    count: Any,
+) -> Any:
+    """Take those that one table names, from table `begin` on, around, while there is room."""
+    tables = codes.shape[0]
+    for turn in range(tables):
+        table = (begin + turn) % tables
+        for code in codes[table]:
+            first = starts[table, code]
+            for place in range(first, first + sizes[table, code]):
+                neuron = neurons[table, place]
+                if count < named and votes[neuron] != TAKEN:
+                    votes[neuron] = TAKEN
+                    line[count] = neuron
+                    count += 1
+        if count == named:
+            break
     return count

@@ -4,86 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from workers.kernels import active, cpu
 from workers.kernels import active_updates as updates
 from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.losses import bce_gradient, softmax_gradient
 from workers.kernels.numbers import Floats, Ids, Offsets
-from workers.kernels.steps import Examples, Tensors
-from workers.lsh.layer import Vectors
+from workers.kernels.steps import Examples, Rows, Tensors
+from workers.lsh.active import Active, Touched
+from workers.lsh.layer import Vectors, Work
 from workers.threads import Pool, Task, spans
 
 ROWS = 64
 """Rows of a batch in one task."""
 NEURONS = 256
-"""Neurons whose weights are updated in one task."""
+"""Neurons whose activations are computed in one task."""
+PARTS = 8
+"""Tasks that go back through a layer, each with its own sum of gradients."""
 FEATURES = 256
 """Features of the input layer in one task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """The active neurons of n rows in one layer; see `workers.kernels.active`."""
-
-    width: int
-    """Of the layer."""
-    whole: bool
-    """Whether all are active in all rows."""
-    ids: Ids
-    """(n, room)."""
-    counts: Ids
-    """(n,)."""
-    odds: Floats
-    """(n, room) how many neurons each stands for."""
-    values: Floats
-    """(n, room) activations; of the last layer, logits."""
-    deltas: Floats
-    """(n, room) the loss's gradient there."""
-
-    @staticmethod
-    def empty(rows: int, width: int, room: int, *, whole: bool) -> Active:
-        """Return space for n rows of at most `room` active neurons."""
-        shape = rows, room
-        ids = np.tile(np.arange(room, dtype=np.int32), (rows, 1))
-        counts = np.full(rows, room, np.int32)
-        values, deltas = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        return Active(width, whole, ids, counts, np.ones(shape, np.float32), values, deltas)
-
-    def first(self, rows: int) -> Active:
-        """Return the first rows."""
-        floats = (array[:rows] for array in (self.odds, self.values, self.deltas))
-        return Active(self.width, self.whole, self.ids[:rows], self.counts[:rows], *floats)
-
-    def touched(self) -> Touched:
-        """Return who is active where."""
-        return Touched(*updates.by_neuron(self.ids, self.counts, self.width))
-
-    def vectors(self, start: int, stop: int) -> Vectors:
-        """Return the activations of some rows as vectors."""
-        begins = np.arange(start, stop, dtype=np.int64) * self.ids.shape[1]
-        ids, values = self.ids.reshape(-1), self.values.reshape(-1)
-        return Vectors(begins, self.counts[start:stop], ids, values)
-
-    @property
-    def inputs(self) -> tuple[Ids, Ids, Floats]:
-        """As the inputs of the next layer."""
-        return self.ids, self.counts, self.values
-
-
-class Touched(NamedTuple):
-    """The neurons of a layer that some row has active."""
-
-    neurons: Ids
-    """(u,) ascending."""
-    starts: Offsets
-    """(u + 1,) where each one's places begin."""
-    places: Offsets
-    """(active,) in `Active.ids`, flat."""
 
 
 class Chooser(Protocol):
@@ -92,8 +37,8 @@ class Chooser(Protocol):
     def reload(self) -> None:
         """Take over a state that was changed from outside."""
 
-    def begin(self, step: int) -> int:
-        """Prepare for a step, numbered from 1; return additions and comparisons."""
+    def begin(self, step: int) -> Work:
+        """Prepare for a step, numbered from 1."""
 
     def choose(
         self,
@@ -119,8 +64,8 @@ class Chooser(Protocol):
             Additions and comparisons.
         """
 
-    def end(self, touched: list[Ids | None]) -> int:
-        """Take note of the neurons of each layer that a step moved; return as `begin`."""
+    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
+        """Take note of the neurons of each layer that a step moved, and of what it was given."""
 
 
 class ActiveSteps(CpuForward):
@@ -135,6 +80,7 @@ class ActiveSteps(CpuForward):
         chooser: of those.
         pool: where tasks run.
         kept: as for `CpuForward`.
+        by_tables: whether probabilities are those of active neurons too.
     """
 
     def __init__(
@@ -148,8 +94,10 @@ class ActiveSteps(CpuForward):
         chooser: Chooser,
         pool: Pool,
         kept: Mapping[int, int] | None = None,
+        by_tables: bool = False,
     ) -> None:
         super().__init__(parameters, loss=loss, relu=relu, bf16=False, pool=pool, kept=kept)
+        self._by_tables = by_tables
         self._relu = relu
         self._loss_name = loss
         self._wanted = wanted
@@ -165,24 +113,54 @@ class ActiveSteps(CpuForward):
 
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """See `Steps.train`."""
-        layers = self._room(examples)
-        losses = np.empty(len(examples), np.float32)
-        _count(self.tally, 0, self._chooser.begin(step))
-        parts = spans(len(examples), ROWS)
-        self._run([(self._there_and_back, (*part, examples, layers, losses)) for part in parts])
+        most = int(np.diff(examples.label_offsets).max(initial=0))
+        layers = self._room(len(examples), most)
         unbiased = rate / (1 - 0.9**step), 1 / (1 - 0.999**step) ** 0.5
-        touched = [
-            layer.touched() if index or not layer.whole else None
-            for index, layer in enumerate(layers)
-        ]
-        tasks = [
-            *self._layer_tasks(layers, touched, unbiased),
-            *self._input_tasks(examples, layers[0], touched[0], input_rate, unbiased),
-        ]
-        self._run(tasks)
+        _add(self.tally, self._chooser.begin(step))
+        touched = self._activate(examples, layers, (examples.label_offsets, examples.buckets))
+        losses = np.empty(len(examples), np.float32)
+        rows = spans(len(examples), ROWS)
+        self._run([(self._loss, (span, examples, layers[-1], losses)) for span in rows])
+        for index in range(len(layers) - 1, 0, -1):
+            found = touched[index]
+            assert found is not None
+            self._layer_back(index, layers, found, unbiased)
+        self._run(self._input_tasks(examples, layers[0], touched[0], input_rate, unbiased))
         moved = [None if found is None else found.neurons for found in touched]
-        _count(self.tally, 0, self._chooser.end(moved))
+        everyone = 0, len(examples)
+        inputs = [_features(examples, *everyone)]
+        inputs += [layer.vectors(*everyone) for layer in layers[:-1]]
+        _add(self.tally, self._chooser.end(moved, inputs))
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))
+
+    def hash_all(self) -> None:
+        """Let the chooser get ready without a step: to predict with weights that stay."""
+        self._chooser.begin(1)
+
+    def probabilities(self, rows: Rows) -> Tensor:
+        """See `Steps.probabilities`; by tables, buckets that are not active have 0."""
+        if not self._by_tables:
+            return super().probabilities(rows)
+        layers = self._room(len(rows), 0)
+        self._activate(rows, layers, None)
+        last = layers[-1]
+        found, nothing = np.empty(last.values.shape, np.float32), np.zeros(last.width, np.float32)
+        self._squash(0, len(rows), last.values, nothing, found)
+        out = np.zeros((len(rows), last.width), np.float32)
+        np.put_along_axis(out, last.ids.astype(np.int64), found, axis=1)
+        return torch.from_numpy(out)
+
+    def _activate(
+        self, rows: Rows, layers: list[Active], own: tuple[Offsets, Ids] | None
+    ) -> list[Touched | None]:
+        """Choose and compute the active neurons of all layers; return who is active where."""
+        chunks = spans(len(rows), ROWS)
+        self._run([(self._input_forward, (span, rows, layers[0])) for span in chunks])
+        touched = [None if layers[0].whole else layers[0].touched()]
+        for index in range(1, len(layers)):
+            is_last = index == len(layers) - 1
+            touched.append(self._layer_forward(index, layers, own if is_last else None))
+        return touched
 
     def _run(self, tasks: list[Task]) -> None:
         """Run tasks, each with a tally of its own at the end, and add those up."""
@@ -192,10 +170,8 @@ class ActiveSteps(CpuForward):
         )
         self.tally += tallies.sum(0)
 
-    def _room(self, examples: Examples) -> list[Active]:
-        """Return room for a batch, kept between steps."""
-        rows = len(examples)
-        labels = int(np.diff(examples.label_offsets).max(initial=0))
+    def _room(self, rows: int, labels: int) -> list[Active]:
+        """Return room for rows with at most so many labels, kept between steps."""
         widths = [len(bias) for bias in self._biases]
         rooms = [*self._wanted[:-1], min(widths[-1], max(self._wanted[-1], labels))]
         held = self._held
@@ -207,47 +183,75 @@ class ActiveSteps(CpuForward):
             self._held = held
         return [layer.first(rows) for layer in held]
 
-    def _there_and_back(
-        self,
-        start: int,
-        stop: int,
-        examples: Examples,
-        layers: list[Active],
-        losses: Floats,
+    def _layer_forward(
+        self, index: int, layers: list[Active], own: tuple[Offsets, Ids] | None
+    ) -> Touched:
+        before, layer = layers[index - 1], layers[index]
+        self._run(
+            [
+                (self._choose, (span, index, before.vectors(*span), own, layer))
+                for span in spans(len(before.counts), ROWS)
+            ]
+        )
+        touched = layer.touched()
+        floor = -math.inf if index == len(layers) - 1 else self._floor
+        given = *touched, *before.inputs, *self._weights(index), floor, layer.values
+        chunks = spans(len(touched.neurons), NEURONS)
+        self._run([(active.layer_active, (*chunk, *given)) for chunk in chunks])
+        return touched
+
+    def _layer_back(
+        self, index: int, layers: list[Active], touched: Touched, unbiased: tuple[float, float]
+    ) -> None:
+        before, layer = layers[index - 1], layers[index]
+        neurons, name = len(touched.neurons), f"layer.{index - 1}"
+        chunks = spans(neurons, -(-neurons // PARTS))
+        parts = self._scratch.get("parts", (len(chunks), *before.values.shape), torch.float32)
+        weight, _ = self._weights(index)
+        moments = self._moments(f"{name}.weight")
+        self._run(
+            [
+                (self._part, (chunk, touched, layer, before, part, weight, moments, unbiased))
+                for chunk, part in zip(chunks, parts.numpy(), strict=True)
+            ]
+            + [self._bias_task(f"{name}.bias", layer, touched, (0, neurons), unbiased)]
+        )
+        inputs = before.counts, before.values
+        self._run(
+            [
+                (updates.add_parts, (*span, parts.numpy(), *inputs, self._relu, before.deltas))
+                for span in spans(len(before.counts), ROWS)
+            ]
+        )
+
+    @staticmethod
+    def _part(
+        chunk: tuple[int, int],
+        touched: Touched,
+        layer: Active,
+        before: Active,
+        part: Floats,
+        weight: Floats,
+        moments: tuple[Floats, Floats],
+        unbiased: tuple[float, float],
         tally: active.Tally,
     ) -> None:
-        span, last = (start, stop), len(layers) - 1
-        self._input_forward(span, examples, layers[0], tally)
-        for index in range(1, len(layers)):
-            before, layer = layers[index - 1], layers[index]
-            own = (examples.label_offsets, examples.buckets) if index == last else None
-            self._choose(span, index, before.vectors(*span), own, layer, tally)
-            weight, bias = self._weights(index)
-            floor = -math.inf if index == last else self._floor
-            given = *span, *before.inputs, weight, bias, floor
-            active.layer_active(*given, layer.ids, layer.counts, layer.values, tally)
-        self._loss(span, examples, layers[-1], losses, tally)
-        for index in range(last, 0, -1):
-            before, layer = layers[index - 1], layers[index]
-            weight, _ = self._weights(index)
-            back = *span, layer.ids, layer.counts, layer.deltas, weight, *before.inputs
-            active.inputs_gradient(*back, self._relu, before.deltas, tally)
+        part[:] = 0
+        given = *chunk, *touched, layer.deltas, *before.inputs, part, weight
+        updates.back_active(*given, *moments, *unbiased, tally)
 
     def _input_forward(
-        self, span: tuple[int, int], examples: Examples, layer: Active, tally: active.Tally
+        self, span: tuple[int, int], rows: Rows, layer: Active, tally: active.Tally
     ) -> None:
         weight, bias = self._arrays["input.weight"], self._biases[0]
-        rows = *span, examples.offsets, examples.ids, examples.values, weight, bias, self._floor
+        given = *span, rows.offsets, rows.ids, rows.values, weight, bias, self._floor
         if layer.whole:
-            cpu.embedding_bag(*rows, layer.values)
-            features = examples.offsets[span[1]] - examples.offsets[span[0]]
+            cpu.embedding_bag(*given, layer.values)
+            features = rows.offsets[span[1]] - rows.offsets[span[0]]
             _count(tally, features * layer.width, features * layer.width)
             return
-        offsets = examples.offsets[span[0] : span[1] + 1]
-        counts = np.diff(offsets).astype(np.int32)
-        inputs = Vectors(offsets[:-1], counts, examples.ids, examples.values)
-        self._choose(span, 0, inputs, None, layer, tally)
-        active.bag_active(*rows, layer.ids, layer.counts, layer.values, tally)
+        self._choose(span, 0, _features(rows, *span), None, layer, tally)
+        active.bag_active(*given, layer.ids, layer.counts, layer.values, tally)
 
     def _choose(
         self,
@@ -293,24 +297,6 @@ class ActiveSteps(CpuForward):
 
     def _moments(self, name: str) -> tuple[Floats, Floats]:
         return self._arrays[f"{name}.first"], self._arrays[f"{name}.second"]
-
-    def _layer_tasks(
-        self, layers: list[Active], touched: list[Touched | None], unbiased: tuple[float, float]
-    ) -> list[Task]:
-        tasks: list[Task] = []
-        for index in range(1, len(layers)):
-            found = touched[index]
-            assert found is not None
-            weight, _ = self._weights(index)
-            moments = self._moments(f"layer.{index - 1}.weight")
-            inputs = layers[index - 1].inputs
-            for span in spans(len(found.neurons), NEURONS):
-                given = *span, *found, layers[index].deltas, *inputs, weight, *moments, *unbiased
-                tasks.append((updates.adam_active, given))
-                tasks.append(
-                    self._bias_task(f"layer.{index - 1}.bias", layers[index], found, span, unbiased)
-                )
-        return tasks
 
     def _input_tasks(
         self,
@@ -370,6 +356,18 @@ class ActiveSteps(CpuForward):
         starts = of_features[1]
         done = (starts[stop] - starts[start] + 2 * (stop - start)) * layer.width
         _count(tally, done, done)
+
+
+def _features(rows: Rows, start: int, stop: int) -> Vectors:
+    """Return the features of some rows as vectors."""
+    offsets = rows.offsets[start : stop + 1]
+    counts = np.diff(offsets).astype(np.int32)
+    return Vectors(offsets[:-1], counts, rows.ids, rows.values)
+
+
+def _add(tally: active.Tally, work: Work) -> None:
+    """Add what hashing took to a tally."""
+    _count(tally, work.multiplications, work.additions)
 
 
 def _count(tally: active.Tally, multiplications: int, additions: int) -> None:

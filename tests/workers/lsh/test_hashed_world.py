@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from tests.workers.networks import batch_of, network
 from workers.classifier import BucketClassifier, BucketPredictor, first_weights
 from workers.config import WorldConfig
 from workers.errors import ConfigError, StorageError
+from workers.features import Featurizer
 from workers.hashing import derive_seed
 from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.steps import Rows, first_state
@@ -29,6 +31,7 @@ from workers.lsh.config import LshConfig
 from workers.lsh.layer import HashedLayer
 from workers.lsh.network import first_codes, layers_of
 from workers.lsh.weights import RowNeurons
+from workers.precision import PRECISIONS, narrowed
 from workers.threads import Pool
 from workers.world import Stopped, World
 
@@ -85,14 +88,33 @@ def test_a_stopped_world_ends_with_the_same_bits_on_any_number_of_threads(
         assert result(other) == wanted
 
 
+def test_a_world_whose_batches_share_buckets_ends_with_the_same_bits(folder: str) -> None:
+    settings = lsh(shared=True)
+    wanted = train(hashed(folder, lsh=settings))
+    for step, threads in ((1, 1), (29, 3)):
+        config = hashed(folder, lsh=settings, threads=threads)
+        world = World(config, 2)
+        with pytest.raises(Stopped):
+            world.train(stop=stopped_at(step))
+        world.close()
+        kept = copies(world.parameters), copies(world.optimizer_state)
+        other = World(config, 2)
+        other.restore(*kept, world.state())
+        other.train()
+        other.close()
+        assert result(other) == wanted
+
+
 def test_only_wide_layers_are_hashed(folder: str) -> None:
     config = hashed(folder, hidden=(5, 20))
     assert [layer.active for layer in layers_of(config)] == [5, 8, 3]
     assert {name: tuple(tensor.shape) for name, tensor in first_codes(config).items()} == {
         "layer.0.codes": (9, 20),
         "layer.0.offset": (7,),
+        "layer.0.centre": (5,),
         "layer.1.codes": (9, 8),
         "layer.1.offset": (22,),
+        "layer.1.centre": (20,),
     }
     assert not first_codes(world_config(folder))
 
@@ -119,6 +141,64 @@ def test_a_hashed_world_learns(tmp_path: Path, family: str, loss: str) -> None:
     world.close()
     assert world.bucket_accuracy is not None
     assert world.bucket_accuracy > 0.9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_world_asked_by_tables_learns(tmp_path: Path, family: str) -> None:
+    """With hidden layers of which few neurons fire: those that tables name, in training and after.
+
+    A model that is opened anew has tables of its last weights, and answers as well.
+    """
+    write_queries(tmp_path / "train")
+    held_out = write_shard(tmp_path / "held.parquet", queries(100, seed=1))
+    config = hashed(
+        str(tmp_path / "train"),
+        family,
+        hidden=(40, 40),
+        validation=held_out,
+        epochs=12,
+        buckets=20,
+        lsh=lsh(family, tables=40, predict="tables", narrowest=30, rebuild_steps=1),
+    )
+    world = World(config, 0)
+    assert [layer.active for layer in layers_of(config)] == [16, 16, 20]
+    world.train()
+    assert world.bucket_accuracy is not None
+    assert world.bucket_accuracy > 0.7
+    batch = Featurizer(config.data, config.features, config.seed, 0).batch(
+        pq.read_table(held_out), labels=True
+    )
+    buckets = world.partition.buckets_of(batch.labels)
+    world.close()
+    for weights in PRECISIONS:
+        with Pool(2) as pool:
+            model = narrowed(world.model, weights)
+            predictor = BucketPredictor(config, model, device="cpu", pool=pool)
+            found = predictor.probabilities(batch).argmax(1).numpy()
+        assert batch.rows_found(buckets, found) > 0.6 * len(batch)
+
+
+def test_what_is_asked_by_tables_has_no_other_buckets(folder: str) -> None:
+    config = hashed(folder, lsh=lsh(predict="tables"), loss="softmax")
+    world = World(config, 0)
+    world.train()
+    batch = batch_of(np.random.default_rng(0), 30, config)
+    with Pool(2) as pool:
+        predictor = BucketPredictor(config, world.model, device="cpu", pool=pool)
+        found = predictor.probabilities(batch)
+        dense = BucketPredictor(
+            hashed(folder), world.parameters, device="cpu", pool=pool
+        ).probabilities(batch)
+    world.close()
+    assert ((found > 0).sum(1) == layers_of(config)[-1].active).all()
+    assert torch.allclose(found.sum(1), torch.ones(30), atol=1e-5)
+    assert (dense > 0).all()
+    assert set(world.model) - set(world.parameters) == {
+        "input.seen",
+        "input.centre",
+        "layer.0.centre",
+        "layer.1.centre",
+    }
 
 
 def test_codes_that_were_altered_are_refused(folder: str) -> None:
@@ -194,13 +274,14 @@ def test_a_predictor_answers_as_the_world_that_was_trained(folder: str) -> None:
             {"lsh": LshConfig(bits=2, probes=4, tables=9)},
             "model.lsh.probes: expected 1 to 3, found 4",
         ),
-        (
-            {"lsh": LshConfig(tables=128)},
-            "model.lsh.tables: expected at least 1, and with model.lsh.probes at most 254 buckets"
-            " to look into, found 128 x 2",
-        ),
+        ({"lsh": LshConfig(tables=128)}, "model.lsh.tables: expected 1 to 127, found 128"),
         ({"lsh": LshConfig(drawn=1.1)}, "model.lsh.drawn: expected a share from 0 to 1, found 1.1"),
         ({"lsh": LshConfig(narrowest=1)}, "model.lsh.narrowest: expected at least 2, found 1"),
+        (
+            {"lsh": LshConfig(shared=True, predict="tables")},
+            "model.lsh.predict: expected dense for model.lsh.shared=true, as a query has no batch"
+            " to share with, found tables",
+        ),
         (
             {"lsh": LshConfig(rebuild_steps=0)},
             "model.lsh.rebuild_steps: expected at least 1, found 0",
@@ -236,7 +317,8 @@ def test_neurons_that_a_step_moved_have_their_codes_at_once(folder: str) -> None
     )
     world = World(config, 2)
     seen = set()
-    for steps in (1, 2, 30):
+    # After the first step all are hashed anew in the second.
+    for steps in (2, 3, 30):
         with pytest.raises(Stopped):
             world.train(stop=stopped_at(steps))
         codes = world.optimizer_state["layer.0.codes"].numpy().view(np.uint16)
@@ -252,8 +334,11 @@ def codes_now(world: World) -> Codes:
     neurons = RowNeurons(
         world.parameters["layer.0.weight"].numpy(), world.parameters["layer.0.bias"].numpy()
     )
-    offset = world.optimizer_state["layer.0.offset"].numpy().copy()
+    state = world.optimizer_state
+    offset, centre = (state[f"layer.0.{name}"].numpy() for name in ("offset", "centre"))
     with Pool(1) as pool:
         seed = derive_seed(world.config.seed, "lsh", 1)
-        hashed_layer = HashedLayer(neurons, world.config.model.lsh, seed, made, offset, pool)
+        hashed_layer = HashedLayer(
+            neurons, world.config.model.lsh, seed, made, offset, centre, pool
+        )
         return hashed_layer.codes_of(np.arange(24, dtype=np.int32))[0]

@@ -4,26 +4,33 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.lsh.picking import pick
+from workers.lsh.picking import most_votes, pick
 from workers.lsh.tables import Tables
 from workers.threads import Pool
 
 
-def named_by_definition(
-    tables: Tables, codes: np.ndarray, own: list[int], named: int
-) -> tuple[list[int], int]:
-    """Return a row's own neurons and those that tables name, and how many there are."""
+def votes_by_definition(tables: Tables, codes: np.ndarray) -> dict[int, int]:
+    """Return how many of a row's tables name each neuron that any does."""
     votes: dict[int, int] = {}
     for mine, asked in zip(tables.codes, codes, strict=True):
         for code in asked:
             for neuron in np.flatnonzero(mine == code).tolist():
                 votes[neuron] = votes.get(neuron, 0) + 1
-    sure = list(dict.fromkeys(own))
-    others = [neuron for neuron in votes if neuron not in sure]
-    # Of equally many votes, those that were found first.
-    ranked = sorted(others, key=lambda neuron: -votes[neuron])
-    sure += ranked[: max(0, named - len(sure))]
-    return sure, sum(votes.values())
+    return votes
+
+
+def random_tables(rng: np.random.Generator, tables: int, width: int, bits: int) -> Tables:
+    with Pool(1) as pool:
+        return Tables(rng.integers(0, 1 << bits, (tables, width)).astype(np.uint16), bits, pool)
+
+
+def random_codes(
+    rng: np.random.Generator, rows: int, tables: int, bits: int, probes: int
+) -> np.ndarray:
+    """Return (rows, tables, probes) codes, those of a table distinct."""
+    probes = min(probes, 1 << bits)
+    codes = [rng.permutation(1 << bits)[:probes] for _ in range(rows * tables)]
+    return np.stack(codes).astype(np.uint16).reshape(rows, tables, -1)
 
 
 @given(
@@ -40,14 +47,8 @@ def test_own_neurons_come_first_then_the_most_named_and_then_random_ones(
     width: int, tables: int, bits: int, probes: int, rows: int, share: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    with Pool(1) as pool:
-        made = Tables(rng.integers(0, 1 << bits, (tables, width)).astype(np.uint16), bits, pool)
-    asked = np.stack(
-        [
-            rng.permutation(1 << bits)[: min(probes, 1 << bits)].astype(np.uint16)
-            for _ in range(rows * tables)
-        ]
-    ).reshape(rows, tables, -1)
+    made = random_tables(rng, tables, width, bits)
+    asked = random_codes(rng, rows, tables, bits, probes)
     sizes = rng.integers(0, 4, rows)
     own = np.concatenate([np.sort(rng.integers(0, width, size)) for size in sizes]).astype(np.int32)
     offsets = np.concatenate([[0], sizes.cumsum()]).astype(np.int64)
@@ -61,17 +62,40 @@ def test_own_neurons_come_first_then_the_most_named_and_then_random_ones(
     for start, stop in ((0, rows // 2), (rows // 2, rows)):
         pick(start, stop, asked[start:stop], *inside, np.uint64(seed), ids, counts, odds)
     for row in range(rows):
-        mine = own[offsets[row] : offsets[row + 1]].tolist()
-        sure, _ = named_by_definition(made, asked[row], mine, named)
+        mine = list(dict.fromkeys(own[offsets[row] : offsets[row + 1]].tolist()))
+        votes = votes_by_definition(made, asked[row])
+        others = sorted((votes[n] for n in votes if n not in mine), reverse=True)
+        best = others[: max(0, named - len(mine))]
+        sure = len(mine) + len(best)
         found = ids[row, : counts[row]].tolist()
-        assert len(found) == len(set(found)) == max(wanted, len(dict.fromkeys(mine)))
+        assert len(found) == len(set(found)) == max(wanted, len(mine))
         assert set(found) <= set(range(width))
-        # What is named comes in the order in which it was found.
-        assert set(found[: len(sure)]) == set(sure)
-        assert found[: len(dict.fromkeys(mine))] == list(dict.fromkeys(mine))
-        assert (odds[row, : len(sure)] == 1).all()
-        drawn = odds[row, len(sure) : counts[row]]
-        assert not len(drawn) or np.isclose(drawn.sum(), width - len(sure), rtol=1e-5)
+        assert found[: len(mine)] == mine
+        # Of equally many votes, any may be taken.
+        assert sorted((votes[n] for n in found[len(mine) : sure]), reverse=True) == best
+        assert (odds[row, :sure] == 1).all()
+        drawn = odds[row, sure : counts[row]]
+        assert not len(drawn) or np.isclose(drawn.sum(), width - sure, rtol=1e-5)
+
+
+@given(
+    width=st.integers(1, 50),
+    tables=st.integers(1, 5),
+    bits=st.integers(1, 4),
+    rows=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_most_votes_of_any_row_are_found(
+    width: int, tables: int, bits: int, rows: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    made = random_tables(rng, tables, width, bits)
+    asked = random_codes(rng, rows, tables, bits, 2)
+    most = np.full(width, 7, np.uint8)
+    most_votes(asked, made.starts, made.sizes, made.neurons, most)
+    votes = [votes_by_definition(made, codes) for codes in asked]
+    assert most.tolist() == [max([one.get(n, 0) for one in votes], default=0) for n in range(width)]
 
 
 def test_what_is_drawn_is_another_in_each_step_and_each_as_often() -> None:

@@ -21,11 +21,14 @@ from tests.workers.networks import (
     shapes,
 )
 from workers.kernels import active_reference
+from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.numbers import Ids, Offsets
 from workers.kernels.steps import Tensors, first_state
-from workers.lsh.layer import Vectors
-from workers.lsh.steps import Active, ActiveSteps
+from workers.lsh.active import Active
+from workers.lsh.layer import Vectors, Work
+from workers.lsh.shared import Inputs, SharedSteps
+from workers.lsh.steps import ActiveSteps
 from workers.threads import Pool
 
 
@@ -41,10 +44,10 @@ class AtRandom:
     def reload(self) -> None:
         pass
 
-    def begin(self, step: int) -> int:
+    def begin(self, step: int) -> Work:
         self._step = step
         self.odds = [None] * len(self.odds)
-        return 1000
+        return Work(0, 1000)
 
     def choose(
         self,
@@ -71,9 +74,9 @@ class AtRandom:
             many[row, ids] = torch.from_numpy(odds)
         return 7
 
-    def end(self, touched: list[Ids | None]) -> int:
+    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
         self.touched = touched
-        return 10_000
+        return Work(0, 10_000)
 
 
 def wanted_of(widths: list[int], rng: np.random.Generator) -> list[int]:
@@ -121,6 +124,101 @@ def test_steps_on_active_sets_equal_the_reference(
             )
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert difference(mine, theirs, weights) < 1e-3
+
+
+class OwnAndRandom:
+    """Lets a batch share its own buckets and random ones, and remembers which."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self.ids = np.empty(0, np.int32)
+        self.inputs = np.empty(0, np.float32)
+        self.reloaded = 0
+        self._step = 0
+
+    def reload(self) -> None:
+        self.reloaded += 1
+
+    def begin(self, step: int) -> Work:
+        self._step = step
+        return Work(0, 1000)
+
+    def share(
+        self, layer: int, rows: int, inputs: Inputs, own: Ids, wanted: int
+    ) -> tuple[Ids, int]:
+        self.inputs = np.concatenate([inputs(row, row + 1).values for row in range(rows)])
+        rng = np.random.default_rng(self._step)
+        others = rng.permutation(np.setdiff1d(np.arange(self._width), own))
+        self.ids = np.union1d(own, others[: max(0, wanted - len(np.unique(own)))]).astype(np.int32)
+        return self.ids, 7
+
+    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
+        found = touched[-1]
+        assert found is not None
+        assert np.array_equal(found, self.ids)
+        assert np.array_equal(inputs[-1].values, self.inputs)
+        return Work(5, 10_000)
+
+
+@given(
+    rows=st.integers(1, 20),
+    shape=shapes((1,), (8,), (5, 7), (17, 4, 6)),
+    wanted=st.integers(2, 33),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_steps_on_shared_buckets_equal_the_reference(
+    rows: int, shape: dict[str, Any], wanted: int, seed: int
+) -> None:
+    config, weights = network(**shape)
+    width, loss = config.partition.buckets, config.model.loss
+    rng = np.random.default_rng(seed)
+    mine, theirs = copies(weights), copies(weights)
+    state, chooser = first_state(theirs), OwnAndRandom(width)
+    relu = config.model.activation == "relu"
+    rates = {"input_rate": INPUT_RATE, "rate": RATE}
+    with Pool(2) as pool:
+        steps = SharedSteps(
+            mine,
+            first_state(mine),
+            loss=loss,
+            relu=relu,
+            bf16=False,
+            wanted=wanted,
+            chooser=chooser,
+            pool=pool,
+        )
+        for step in range(1, 4):
+            examples = examples_of(batch_of(rng, rows, config), config)
+            found = steps.train(examples, step=step, **rates)
+            some = torch.zeros(rows, width)
+            some[:, torch.from_numpy(chooser.ids).long()] = 1
+            odds = [None] * len(config.model.hidden) + [some]
+            expected = active_reference.train_step(
+                theirs, state, examples, odds, loss=loss, relu=relu, step=step, **rates
+            )
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert (steps.tally > 0).all()
+    assert difference(mine, theirs, weights) < 1e-3
+
+
+def test_shared_steps_predict_with_the_weights_that_they_made() -> None:
+    config, weights = network(hidden=(8,), buckets=12)
+    rng = np.random.default_rng(0)
+    examples = examples_of(batch_of(rng, 20, config), config)
+    for bf16 in (False, True):
+        mine, chooser = copies(weights), OwnAndRandom(12)
+        with Pool(2) as pool:
+            how = {"loss": "softmax", "relu": True, "bf16": bf16, "pool": pool}
+            steps = SharedSteps(mine, first_state(mine), wanted=5, chooser=chooser, **how)  # type: ignore[arg-type]
+            steps.train(examples, step=1, input_rate=INPUT_RATE, rate=RATE)
+            for changed in (False, True):
+                if changed:
+                    mine["layer.0.weight"] += 1
+                    steps.refresh()
+                expected = CpuForward(mine, **how).probabilities(examples)  # type: ignore[arg-type]
+                assert torch.equal(steps.probabilities(examples), expected)
+            assert chooser.reloaded == 1
 
 
 def steps_of(mine: Tensors, wanted: list[int], chooser: AtRandom, pool: Pool) -> ActiveSteps:
