@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format clean distclean
-.PHONY: bench bench-engine bench-scale bench-peers bench-retrieval gpu
+.PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
 .PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing
 
 help: ## List the targets
@@ -72,6 +72,9 @@ bench-peers: .venv/.stamp .venv-bench/.stamp ## Measure cost and accuracy beside
 
 bench-retrieval: .venv/.stamp ## Time the best of up to 50 million classes; trains what it asks, hours; resumable
 	@.venv/bin/python -m benchmarks.retrieval
+
+bench-lsh: .venv/.stamp ## Measure hashing inside a world; hours, resumable; needs MANYWORLDS_DATA
+	@.venv/bin/python -m benchmarks.lsh
 
 bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.featurizing

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from workers.kernels.numbers import Ids, Offsets
 from workers.kernels.steps import Tensors
@@ -14,7 +15,8 @@ from workers.lsh.active import Active
 from workers.lsh.layer import Vectors, Work
 from workers.lsh.steps import Chooser
 
-Scores = NDArray[np.float32]
+_OWN = 1e9
+"""A score that none has but a row's own neurons."""
 
 
 class Compared(Chooser, ABC):
@@ -46,33 +48,41 @@ class Compared(Chooser, ABC):
         chosen: Active,
     ) -> int:
         """See `Chooser.choose`."""
-        scores = self.scores(layer, span, inputs, chosen.width)
-        for row, mine in zip(range(*span), scores, strict=True):
-            labels = np.unique(own[1][own[0][row] : own[0][row + 1]])
-            mine[labels] = -np.inf
-            count = self.count(wanted, chosen.width, (self._seed, self._step, layer, row))
-            others = max(0, count - len(labels))
-            best = np.argpartition(-mine, others)[:others]
-            ids = np.concatenate([labels, best])
-            chosen.ids[row, : len(ids)], chosen.counts[row] = ids, len(ids)
+        start, stop = span
+        rng = np.random.default_rng((self._seed, self._step, layer, start))
+        scores = self.scores(layer, inputs, chosen.width, rng).astype(np.float64)
+        offsets, labels = own[0][start : stop + 1], own[1][own[0][start] : own[0][stop]]
+        # Own neurons first, ascending.
+        owners = np.repeat(np.arange(stop - start), np.diff(offsets))
+        scores[owners, labels] = _OWN + chosen.width - labels
+        counts = self.counts(wanted, chosen.width, stop - start, rng)
+        counts = np.maximum(counts, (scores >= _OWN).sum(1))
+        most = int(counts.max())
+        best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
+        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
+        chosen.ids[start:stop, :most] = np.take_along_axis(best, order, 1)
+        chosen.counts[start:stop] = counts
         return 0
 
     @abstractmethod
-    def scores(self, layer: int, span: tuple[int, int], inputs: Vectors, width: int) -> Scores:
+    def scores(
+        self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator
+    ) -> NDArray[np.floating]:
         """Return what the neurons of some rows are chosen by, (rows, width)."""
 
-    def count(self, wanted: int, width: int, seed: tuple[int, ...]) -> int:
-        """Return how many neurons of a row are active."""
-        return wanted
+    def counts(self, wanted: int, width: int, rows: int, rng: np.random.Generator) -> Offsets:
+        """Return how many neurons of each row are active."""
+        return np.full(rows, wanted)
 
 
 class AtRandom(Compared):
     """Chooses as many neurons at random."""
 
-    def scores(self, layer: int, span: tuple[int, int], inputs: Vectors, width: int) -> Scores:
+    def scores(
+        self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator
+    ) -> NDArray[np.floating]:
         """See `Compared.scores`."""
-        rng = np.random.default_rng((self._seed, self._step, layer, span[0]))
-        return rng.random((span[1] - span[0], width), dtype=np.float32)
+        return rng.random((len(inputs.counts), width), dtype=np.float32)
 
 
 class Dropout(AtRandom):
@@ -87,10 +97,9 @@ class Dropout(AtRandom):
         super().__init__(seed)
         self._share = share
 
-    def count(self, wanted: int, width: int, seed: tuple[int, ...]) -> int:
-        """See `Compared.count`."""
-        drawn = int(np.random.default_rng(seed).binomial(width, self._share))
-        return min(max(1, drawn), wanted)
+    def counts(self, wanted: int, width: int, rows: int, rng: np.random.Generator) -> Offsets:
+        """See `Compared.counts`."""
+        return np.clip(rng.binomial(width, self._share, rows), 1, wanted)
 
 
 class Winners(Compared):
@@ -104,23 +113,30 @@ class Winners(Compared):
         super().__init__(0)
         self._parameters = parameters
 
-    def scores(self, layer: int, span: tuple[int, int], inputs: Vectors, width: int) -> Scores:
+    def scores(
+        self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator
+    ) -> NDArray[np.floating]:
         """See `Compared.scores`."""
-        weight, bias = self._of(layer)
-        found = np.empty((len(inputs.counts), width), np.float32)
-        for row, (begin, count) in enumerate(zip(inputs.begins, inputs.counts, strict=True)):
-            values = torch.from_numpy(inputs.values[begin : begin + count])
-            mine = weight
-            if count < weight.shape[1]:
-                mine = weight[:, torch.from_numpy(inputs.ids[begin : begin + count]).long()]
-            found[row] = (mine @ values + bias).numpy()
-        return found
-
-    def _of(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, ends = np.arange(len(inputs.counts)), np.cumsum(inputs.counts)
+        owners = np.repeat(rows, inputs.counts)
+        places = np.arange(len(owners)) + np.repeat(
+            inputs.begins - ends + inputs.counts, inputs.counts
+        )
+        ids, values = inputs.ids[places], torch.from_numpy(inputs.values[places])
         if layer == 0:
-            return self._parameters["input.weight"].T, self._parameters["input.bias"]
+            sums = functional.embedding_bag(
+                torch.from_numpy(ids).long(),
+                self._parameters["input.weight"],
+                torch.from_numpy(ends - inputs.counts),
+                mode="sum",
+                per_sample_weights=values,
+            )
+            return (sums + self._parameters["input.bias"]).numpy()
         name = f"layer.{layer - 1}"
-        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
+        weight = self._parameters[f"{name}.weight"]
+        x = torch.zeros(len(rows), weight.shape[1])
+        x[owners, ids] = values
+        return (x @ weight.T + self._parameters[f"{name}.bias"]).numpy()
 
 
 CHOOSERS = ("hashing", "random", "winners", "dropout")

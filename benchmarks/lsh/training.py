@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.dataset as ds
 
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.lsh.choosers import AtRandom, Dropout, Winners
+from benchmarks.lsh.kept import Found
 from benchmarks.pace import seconds_a_step
 from orchestrator.ensemble.combiners import combiner
 from orchestrator.ensemble.lookup import BucketLookup
@@ -28,11 +28,10 @@ from workers.lsh.steps import ActiveSteps, Chooser
 from workers.threads import Pool
 from workers.world import World
 
-ROWS = 4096
+ROWS = 1024
 """Test rows that are asked together."""
 COUNTED = 3
 """Steps of a dense world whose operations are counted."""
-Found = dict[str, Any]
 
 
 def trained(config: WorldConfig, system: str, index: int, pool: Pool) -> tuple[World, Found]:
@@ -144,14 +143,18 @@ def merged_precision(worlds: Sequence[World], chosen: BenchmarkSet, system: str)
 
 def predictor_of(world: World, system: str, pool: Pool) -> BucketPredictor:
     """Return what predicts with a world's weights, as fits how it learnt."""
-    config, parameters = world.config, dict(world.parameters)
+    config, weights = world.config, world.model
+    if system != "hashing":
+        # No hash tables: the highest hidden neurons fire, as many as in training.
+        model = replace(config.model, lsh=replace(config.model.lsh, predict="dense"))
+        config, weights = replace(config, model=model), dict(world.parameters)
     if system in ("random", "dropout"):
         # All neurons fire, and say as much together as the few did.
         for layer in kept_neurons(config):
             name = f"layer.{layer}.weight"
-            parameters[name] = parameters[name] * config.model.active
+            weights[name] = weights[name] * config.model.active
         config = replace(config, model=replace(config.model, active=1.0))
-    return BucketPredictor(config, parameters, device="cpu", pool=pool)
+    return BucketPredictor(config, weights, device="cpu", pool=pool)
 
 
 def batches(config: WorldConfig, chosen: BenchmarkSet, world: int) -> Iterator[Batch]:

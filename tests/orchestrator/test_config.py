@@ -63,7 +63,6 @@ DEFAULTS = {
     "model.lsh.asymmetric": False,
     "model.lsh.shared": False,
     "model.lsh.predict": "dense",
-    "model.lsh.drawn": 0.0,
     "model.lsh.narrowest": 1000,
     "model.lsh.rebuild_steps": 16,
     "model.lsh.rebuild_growth": 1.25,

@@ -49,7 +49,7 @@ def test_a_world_that_hashes_holds_tables_and_active_neurons() -> None:
     found = predicted(**HASHED)
     # 8 of 16 neurons, all 4, and 4 of 8 buckets, in batches of 10; tables of 2 codes for 16
     # neurons and 8 buckets.
-    active = 10 * (8 + 4 + 4) * 28
+    active = 10 * (8 + 4 + 4) * 24
     parts = 8 * 10 * 8 * 4
     tables = 7 * 4 * ((16 + 4 + 8) + (8 + 2 + 8))
     assert found.activations == active + parts + tables

@@ -25,7 +25,7 @@ Tally = NDArray[np.int64]
 
 MULTIPLICATIONS, ADDITIONS, BYTES = 0, 1, 2
 """Places in a tally."""
-OF_LOSS = {"softmax": (10, 11), "bce": (21, 22)}
+OF_LOSS = {"softmax": (9, 11), "bce": (19, 22)}
 """Multiplications and additions of a loss and its gradient for each bucket; an exponential is 8."""
 _SOFTMAX, _BCE = OF_LOSS["softmax"], OF_LOSS["bce"]
 
@@ -119,7 +119,6 @@ def softmax_active(
     start: int,
     stop: int,
     logits: Floats,
-    odds: Floats,
     counts: Ids,
     offsets: Offsets,
     buckets: Ids,
@@ -129,13 +128,12 @@ def softmax_active(
 ) -> None:
     """Turn logits of active buckets into gradients in place, and write each row's loss.
 
-    As `losses.softmax_gradient`, with the sum over all buckets estimated: odds[i] stands for how
-    many buckets the active one i stands for. A row's own buckets are the first active ones, each
-    once, in ascending order.
+    As `losses.softmax_gradient`, as if there were no other buckets. A row's own are the first
+    active ones, each once, in ascending order.
     """
     for row in range(start, stop):
         count = counts[row]
-        z, many = logits[row, :count], odds[row]
+        z = logits[row, :count]
         first, last = offsets[row], offsets[row + 1]
         share = ONE / np.float32(max(last - first, 1))
         at_labels, place = ZERO, -1
@@ -147,7 +145,7 @@ def softmax_active(
             top = max(top, z[i])
         total = ZERO
         for i in range(count):
-            z[i] = many[i] * exp(z[i] - top)
+            z[i] = exp(z[i] - top)
             total += z[i]
         place = -1
         for position in range(first, last):
@@ -165,7 +163,6 @@ def bce_active(
     start: int,
     stop: int,
     logits: Floats,
-    odds: Floats,
     counts: Ids,
     offsets: Offsets,
     buckets: Ids,
@@ -175,11 +172,12 @@ def bce_active(
 ) -> None:
     """Turn logits of active buckets into gradients in place, and write each row's loss.
 
-    As `losses.bce_gradient`, with the sum over all buckets estimated as in `softmax_active`.
+    As `losses.bce_gradient`, as if there were no other buckets; for a row's own, see
+    `softmax_active`.
     """
     for row in range(start, stop):
         count = counts[row]
-        z, many = logits[row, :count], odds[row]
+        z = logits[row, :count]
         own = 0
         for position in range(offsets[row], offsets[row + 1]):
             own += int(is_new(buckets, offsets[row], position))
@@ -187,8 +185,8 @@ def bce_active(
         for i in range(count):
             x, target = z[i], ONE if i < own else ZERO
             small = exp(-abs(x))
-            loss += many[i] * (max(x, ZERO) - target * x + np.log(ONE + small))
+            loss += max(x, ZERO) - target * x + np.log(ONE + small)
             sigmoid = (ONE if x >= ZERO else small) / (ONE + small)
-            z[i] = many[i] * (sigmoid - target) * scale[row]
+            z[i] = (sigmoid - target) * scale[row]
         losses[row] = loss
         add_to(tally, _BCE[0] * count, _BCE[1] * count, 12 * count)

@@ -19,7 +19,7 @@ def train_step(
     parameters: Tensors,
     state: Tensors,
     examples: Examples,
-    odds: Sequence[Tensor | None],
+    masks: Sequence[Tensor | None],
     *,
     loss: str,
     relu: bool,
@@ -33,8 +33,7 @@ def train_step(
         parameters: as for `TorchSteps`, as the others.
         state: likewise.
         examples: likewise.
-        odds: for each layer (n, width): how many neurons an active one stands for, 0 for those
-            that are not active; None: all are active.
+        masks: for each layer (n, width): 1 for active neurons, 0 for others; None: all are active.
         loss: likewise.
         relu: likewise.
         step: likewise.
@@ -42,10 +41,9 @@ def train_step(
         rate: likewise.
     """
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-    some = [None if mask is None else (mask > 0).float() for mask in odds]
 
     def fire(layer: int, activations: Tensor) -> Tensor:
-        mask = some[layer]
+        mask = masks[layer]
         return activations if mask is None else activations * mask
 
     logits = reference.logits(
@@ -58,12 +56,12 @@ def train_step(
         fire=fire,
     )
     labels = torch.from_numpy(examples.label_offsets), torch.from_numpy(examples.buckets)
-    many = torch.ones_like(logits) if odds[-1] is None else odds[-1]
+    active = torch.ones_like(logits) if masks[-1] is None else masks[-1]
     if loss == "softmax":
-        # Those that stand for none are as if they were not there.
-        losses = reference.softmax_losses(logits + many.log(), *labels)
+        # Others are as if they were not there.
+        losses = reference.softmax_losses(logits + active.log(), *labels)
     else:
-        losses = reference.bce_losses(logits, *labels, many)
+        losses = reference.bce_losses(logits, *labels, active)
     total = (losses * torch.from_numpy(examples.scale)).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()))
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
@@ -71,7 +69,7 @@ def train_step(
             square = state["input.weight.square"]
             reference.adagrad_rows(parameter, gradient, square, input_rate)
         else:
-            moved = _moved(name, some, parameter)
+            moved = _moved(name, masks, parameter)
             tensors = parameter, state[f"{name}.first"], state[f"{name}.second"]
             after = [tensor.clone() for tensor in tensors]
             reference.adam(after[0], gradient, after[1], after[2], rate, step)
@@ -80,11 +78,11 @@ def train_step(
     return float(total.detach())
 
 
-def _moved(name: str, some: Sequence[Tensor | None], parameter: Tensor) -> Tensor:
+def _moved(name: str, masks: Sequence[Tensor | None], parameter: Tensor) -> Tensor:
     """Return which entries of a parameter some row has active, at both ends."""
     kind = name.rpartition(".")[2]
     layer = 0 if name.startswith("input") else int(name.split(".")[1]) + 1
-    above, below = some[layer], some[layer - 1] if layer else None
+    above, below = masks[layer], masks[layer - 1] if layer else None
     if kind == "bias":
         return torch.ones(len(parameter)) > 0 if above is None else above.sum(0) > 0
     if above is None and below is None:

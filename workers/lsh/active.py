@@ -24,8 +24,6 @@ class Active:
     """(n, room)."""
     counts: Ids
     """(n,)."""
-    odds: Floats
-    """(n, room) how many neurons each stands for."""
     values: Floats
     """(n, room) activations; of the last layer, logits."""
     deltas: Floats
@@ -38,12 +36,12 @@ class Active:
         ids = np.tile(np.arange(room, dtype=np.int32), (rows, 1))
         counts = np.full(rows, room, np.int32)
         values, deltas = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        return Active(width, whole, ids, counts, np.ones(shape, np.float32), values, deltas)
+        return Active(width, whole, ids, counts, values, deltas)
 
     def first(self, rows: int) -> Active:
         """Return the first rows."""
-        floats = (array[:rows] for array in (self.odds, self.values, self.deltas))
-        return Active(self.width, self.whole, self.ids[:rows], self.counts[:rows], *floats)
+        values, deltas = self.values[:rows], self.deltas[:rows]
+        return Active(self.width, self.whole, self.ids[:rows], self.counts[:rows], values, deltas)
 
     def touched(self) -> Touched:
         """Return who is active where."""

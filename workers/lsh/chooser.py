@@ -15,17 +15,17 @@ from workers.threads import Pool, spans
 
 ROWS = 64
 """Rows of a batch that one task asks for."""
-FEW = 8
+FEW = 128
 """Neurons of a layer for one that a step moved, from which on those are hashed anew at once."""
 
 
 class HashChooser:
-    """Chooses the neurons that hash tables name, and some at random.
+    """Chooses the neurons that hash tables name.
 
     Args:
         layers: the hashed ones, by their number.
         config: how they are hashed.
-        seed: of what is drawn.
+        seed: of what is random.
         pool: threads that look into the tables.
     """
 
@@ -37,7 +37,7 @@ class HashChooser:
         self._seed = seed
         self._pool = pool
         self._seeds = dict.fromkeys(layers, np.uint64(0))
-        """Of what is drawn in a step, by layer."""
+        """Of what is random in a step, by layer."""
         self._step = 0
 
     def reload(self) -> None:
@@ -49,7 +49,7 @@ class HashChooser:
         """See `Chooser.begin`."""
         self._step = step
         for layer in self._layers:
-            self._seeds[layer] = np.uint64(derive_seed(self._seed, "drawn", layer, step))
+            self._seeds[layer] = np.uint64(derive_seed(self._seed, "ties", layer, step))
         layers = self._layers.values() if self._is_due(step) else ()
         return sum((layer.rebuild() for layer in layers), Work())
 
@@ -75,11 +75,9 @@ class HashChooser:
         hashed = self._layers[layer]
         codes, additions = hashed.ask(inputs)
         tables = hashed.tables
-        # At least one is drawn where any is, for it stands for all others.
-        named = wanted - int(np.ceil(self._config.drawn * wanted))
         given = start, stop, codes, tables.starts, tables.sizes, tables.neurons
-        how = chosen.width, named, wanted, *own, self._seeds[layer]
-        return additions + pick(*given, *how, chosen.ids, chosen.counts, chosen.odds)
+        how = chosen.width, wanted, *own, self._seeds[layer]
+        return additions + pick(*given, *how, chosen.ids, chosen.counts)
 
     def share(
         self, layer: int, rows: int, inputs: Inputs, own: Ids, wanted: int

@@ -136,7 +136,7 @@ def hash_signs(
         Additions and comparisons.
     """
     rounds, transform = flips.shape
-    width, probes = len(centre) - extra.shape[1], out.shape[2]
+    probes = out.shape[2]
     vectors = np.empty((transform, LANES), np.float32)
     projections = np.empty((rounds * transform, LANES), np.float32)
     nothing = np.zeros(transform, np.float32)
@@ -152,15 +152,10 @@ def hash_signs(
         lanes = min(LANES, len(counts) - start)
         for i in range(transform):
             vectors[i] = nothing[i]
-        for lane in range(lanes):
-            begin, count = begins[start + lane], counts[start + lane]
-            for i in range(count):
-                c = i if count == width else ids[begin + i]
-                vectors[folds[c], lane] += fold_signs[c] * values[begin + i]
-            for e in range(extra.shape[1]):
-                c = width + e
-                vectors[folds[c], lane] += fold_signs[c] * extra[start + lane, e]
-            additions += count + extra.shape[1]
+        here = slice(start, start + lanes)
+        additions += _fill(
+            begins[here], counts[here], ids, values, extra[here], folds, fold_signs, vectors
+        )
         for turn in range(rounds):
             _transform(vectors, flips[turn], projections[turn * transform : (turn + 1) * transform])
         additions += lanes * rounds * transform * steps
@@ -187,6 +182,41 @@ def hash_signs(
                     out[start + lane, table, probe] = codes[lane] ^ (1 << where[lane])
             additions += lanes * bits * probes
     return additions
+
+
+@inline
+def _fill(
+    begins: Any,
+    counts: Any,
+    ids: Any,
+    values: Any,
+    extra: Any,
+    folds: Any,
+    fold_signs: Any,
+    vectors: Any,
+) -> Any:
+    """Add vectors, folded, to columns; return additions."""
+    lanes, width, added = len(counts), len(folds) - extra.shape[1], 0
+    whole = True
+    for lane in range(lanes):
+        whole &= counts[lane] == width
+        added += counts[lane] + extra.shape[1]
+    if whole:
+        # Coordinate by coordinate, as they are written side by side.
+        for c in range(width):
+            fold, sign = folds[c], fold_signs[c]
+            for lane in range(lanes):
+                vectors[fold, lane] += sign * values[begins[lane] + c]
+    else:
+        for lane in range(lanes):
+            for i in range(begins[lane], begins[lane] + counts[lane]):
+                c = i - begins[lane] if counts[lane] == width else ids[i]
+                vectors[folds[c], lane] += fold_signs[c] * values[i]
+    for lane in range(lanes):
+        for e in range(extra.shape[1]):
+            c = width + e
+            vectors[folds[c], lane] += fold_signs[c] * extra[lane, e]
+    return added
 
 
 @inline
@@ -305,8 +335,12 @@ def mean_of(begins: Offsets, counts: Ids, ids: Ids, values: Floats, out: Floats)
     total = np.zeros(width)
     for row in range(len(counts)):
         begin, count = begins[row], counts[row]
-        for i in range(count):
-            total[i if count == width else ids[begin + i]] += values[begin + i]
+        if count == width:
+            for c in range(width):
+                total[c] += values[begin + c]
+        else:
+            for i in range(begin, begin + count):
+                total[ids[i]] += values[i]
     for c in range(width):
         out[c] = total[c] / max(len(counts), 1)
 
@@ -324,8 +358,12 @@ def products(
     for row in range(len(counts)):
         begin, count = begins[row], counts[row]
         total = ZERO
-        for i in range(count):
-            total += values[begin + i] * other[i if count == len(other) else ids[begin + i]]
+        if count == len(other):
+            for c in range(count):
+                total += values[begin + c] * other[c]
+        else:
+            for i in range(begin, begin + count):
+                total += values[i] * other[ids[i]]
         out[row] += total
         done += count
     return done

@@ -35,8 +35,6 @@ class LshConfig:
     whole then."""
     predict: Literal["dense", "tables"] = "dense"
     """Whether prediction computes all neurons, or those that hash tables name, as in training."""
-    drawn: float = 0.0
-    """Share of the active neurons that is drawn at random, each standing for all others."""
     narrowest: int = 1000
     """Width from which on a layer is hashed; narrower ones are computed whole."""
     rebuild_steps: int = 16
@@ -68,8 +66,6 @@ class LshConfig:
             found.append(f"model.lsh.probes: expected 1 to {digits + 1}, found {self.probes}")
         if not 1 <= self.tables <= MOST_TABLES:
             found.append(f"model.lsh.tables: expected 1 to {MOST_TABLES}, found {self.tables}")
-        if not 0 <= self.drawn <= 1:
-            found.append(f"model.lsh.drawn: expected a share from 0 to 1, found {self.drawn}")
         if self.shared and self.predict != "dense":
             found.append(
                 "model.lsh.predict: expected dense for model.lsh.shared=true, as a query has no"

@@ -126,7 +126,7 @@ class HashedLayer:
 
             self._pool.run(measure, spans(len(everyone), NEURONS))
             self._offset[-1] = squares.max()
-        self.tables.codes[:], work = self.codes_of(everyone)
+        work = self._write_codes(everyone, self.tables.codes)
         self.tables.build()
         return work
 
@@ -138,7 +138,11 @@ class HashedLayer:
 
     def codes_of(self, which: Ids) -> tuple[Codes, Work]:
         """Return the codes (L, m) that some neurons have with their present weights."""
-        out = np.empty((len(which), self._config.tables, 1), np.uint16)
+        codes = np.empty((self._config.tables, len(which)), np.uint16)
+        return codes, self._write_codes(which, codes)
+
+    def _write_codes(self, which: Ids, codes: Codes) -> Work:
+        out = codes.T[:, :, None]
         done = []
         offset = self._offset.copy()
         # The last coordinate makes all equally long after the others are centred.
@@ -153,7 +157,7 @@ class HashedLayer:
             done.append(Work(products, products + additions))
 
         self._pool.run(work, spans(len(which), NEURONS))
-        return np.ascontiguousarray(out[:, :, 0].T), sum(done, Work())
+        return sum(done, Work())
 
     def ask(self, vectors: Vectors) -> tuple[Codes, int]:
         """Return the codes (n, L, probes) that neurons near to some inputs have, and additions."""

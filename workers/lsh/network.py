@@ -189,8 +189,8 @@ def step_bytes(config: WorldConfig, *, bf16: bool) -> int:
         shared = last.active * (batch * number + last.inputs * (3 * 4 + number))
         votes = -(-batch // ASKED_ROWS) * last.width
         return tables_bytes(config) + hidden + shared + votes
-    # Ids, odds, activations, their gradients, and the rows and places by neuron.
-    active = sum(batch * layer.active * (4 * 4 + 4 + 8) for layer in layers)
+    # Ids, activations, their gradients, and the rows and places by neuron.
+    active = sum(batch * layer.active * (3 * 4 + 4 + 8) for layer in layers)
     parts = PARTS * batch * max(layer.active for layer in layers[:-1]) * 4
     return tables_bytes(config) + active + parts
 

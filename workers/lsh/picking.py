@@ -1,9 +1,4 @@
-"""Which neurons are active: those that hash tables name most often, and some drawn at random.
-
-The tables find neurons that are likely to fire. What they miss is drawn: each of the others with
-the same chance, and standing for as many as were not drawn, so that a sum over all buckets is
-estimated without bias (importance sampling as in Mussmann and Ermon, "Learning and inference via
-maximum inner product search", ICML 2016, section 3).
+"""Which neurons are active: those that hash tables name most often.
 
 A neuron has one code in each table, so that a row's tables name it L times at most, below 128.
 Votes are bytes, and looked through eight at a time for those that have enough.
@@ -18,7 +13,7 @@ from numpy.typing import NDArray
 
 from workers.hashing import GOLDEN, mix64_jit
 from workers.jit import inline, kernel, prefetch_line
-from workers.kernels.numbers import ONE, Floats, Ids, Offsets
+from workers.kernels.numbers import Ids, Offsets
 from workers.lsh.codes import Codes
 
 Votes = NDArray[np.uint8]
@@ -30,6 +25,8 @@ _FAR, _NEAR = 16, 8
 """Tables ahead of which the CPU is asked for the places of a bucket, and for the bucket."""
 _LINE, _LINES = 16, 4
 """Neurons in a cache line, and lines of a bucket that are asked for: the CPU guesses the rest."""
+_SEEDING = 8
+"""Tables whose codes tell rows apart where something is random."""
 _EIGHT = 8
 _ONES, _TOPS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 """Eight times 1, and eight times 128: what is at least 128 has that bit."""
@@ -44,20 +41,19 @@ def pick(
     sizes: Ids,
     neurons: Ids,
     width: int,
-    named: int,
     wanted: int,
     offsets: Offsets,
     own: Ids,
     seed: np.uint64,
     ids: Ids,
     counts: Ids,
-    odds: Floats,
 ) -> int:
     """Write the active sets of some rows.
 
     A row's own neurons come first, then those that tables name: those that most of them name; of
     those that equally many name the first from a random place on, of those that one table names
-    the first from a random table on. The rest is drawn at random.
+    the first from a random table on. If they are too few, the rest is random. What is random
+    follows from the seed and a row's codes, so that it does not matter what rows are beside it.
 
     Args:
         start: of the rows.
@@ -67,14 +63,12 @@ def pick(
         sizes: likewise.
         neurons: likewise.
         width: how many neurons there are.
-        named: most active ones that tables name, a row's own included.
         wanted: active ones of a row, unless its own are more; at most `width`.
         offsets: (n + 1,) of `own`.
         own: each row's neurons that are active in any case, ascending, perhaps repeated.
-        seed: of what is drawn; another one in each step.
+        seed: of what is random; another one in each step.
         ids: (n, m) written.
         counts: (n,) written.
-        odds: (n, m) how many neurons each stands for; written.
 
     Returns:
         Additions and comparisons.
@@ -88,21 +82,22 @@ def pick(
         asked = codes[row - start]
         additions += _vote(asked, starts, sizes, neurons, votes)
         count = _take_own(own[offsets[row] : offsets[row + 1]], votes, line)
-        state = mix64_jit(seed + np.uint64(row + 1) * _GOLDEN)
+        state = seed
+        for table in range(min(len(asked), _SEEDING)):
+            state = mix64_jit(state + np.uint64(asked[table, 0]) + _GOLDEN)
         begin = ((state >> _S33) * np.uint64(len(votes) // _EIGHT)) >> np.uint64(31)
         looks, some = _find(votes, least, np.int64(begin), found, levels)
-        while some < named - count and least > 2:
+        while some < wanted - count and least > 2:
             additions += looks
             least -= 1
             looks, some = _find(votes, least, np.int64(begin), found, levels)
         # The next row is likely to need as many votes.
         before = count
-        count, least = _take_named(votes, found[:some], levels, named - count, line, count)
-        if count < named:
+        count, least = _take_named(votes, found[:some], levels, wanted - count, line, count)
+        if count < wanted:
             here = np.int64(begin) % asked.shape[0]
-            count = _take_others(asked, starts, sizes, neurons, here, votes, named, line, count)
+            count = _take_others(asked, starts, sizes, neurons, here, votes, wanted, line, count)
         additions += looks + some + count - before
-        sure = count
         while count < wanted:
             state += _GOLDEN
             neuron = np.int64(((mix64_jit(state) >> _S33) * np.uint64(width)) >> np.uint64(31))
@@ -111,9 +106,6 @@ def pick(
                 line[count] = neuron
                 count += 1
         counts[row] = count
-        many = np.float32(width - sure) / np.float32(max(count - sure, 1))
-        for i in range(count):
-            odds[row, i] = ONE if i < sure else many
         votes[:] = 0
     return additions
 
@@ -254,7 +246,7 @@ def _take_others(
     neurons: Any,
     begin: Any,
     votes: Any,
-    named: Any,
+    wanted: Any,
     line: Any,
     count: Any,
 ) -> Any:
@@ -266,10 +258,10 @@ def _take_others(
             first = starts[table, code]
             for place in range(first, first + sizes[table, code]):
                 neuron = neurons[table, place]
-                if count < named and votes[neuron] != TAKEN:
+                if count < wanted and votes[neuron] != TAKEN:
                     votes[neuron] = TAKEN
                     line[count] = neuron
                     count += 1
-        if count == named:
+        if count == wanted:
             break
     return count

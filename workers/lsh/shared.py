@@ -106,7 +106,7 @@ class SharedSteps(CpuForward):
     ) -> None:
         super().__init__(parameters, loss=loss, relu=relu, bf16=bf16, pool=pool)
         self._steps = {"loss": loss, "relu": relu, "bf16": bf16, "pool": pool}
-        self._of_loss = active.OF_LOSS[loss]
+        self._loss = loss
         self._parameters, self._state = parameters, state
         self._name = f"layer.{self._layers - 1}"
         self._wanted = wanted
@@ -182,20 +182,35 @@ class SharedSteps(CpuForward):
         )
 
     def _count(self, examples: Examples, buckets: int, work: Work) -> None:
-        """Add to the tally what the dense kernels did."""
-        widths = [len(bias) for bias in self._biases[:-1]] + [buckets]
-        rows, features = len(examples), len(examples.ids)
-        weights = sum(a * b for a, b in pairwise(widths))
-        # There and back; hidden layers once more, as the choice is made by what they give.
-        products = 2 * features * widths[0] + 3 * rows * weights
-        products += features * widths[0] + rows * (weights - widths[-2] * widths[-1])
-        moved = weights + sum(widths)
-        table = len(examples.features) * widths[0]
-        multiplications = products + self._of_loss[0] * rows * buckets + 7 * moved + 2 * table
-        sums = products + self._of_loss[1] * rows * buckets + 4 * moved + 2 * table
-        # Matrices are read in the forward pass, for the gradient and by the optimiser.
-        numbers = rows * sum(widths) * 6 + weights * (2 + 6) + 3 * features * widths[0] + 4 * table
-        multiplications += work.multiplications
-        sums += work.additions
-        numbers += work.multiplications + work.additions
-        active.add_to(self.tally, multiplications, sums, 4 * numbers)
+        """Add what a step did to the tally."""
+        hidden = [len(bias) for bias in self._biases[:-1]]
+        count_dense(self.tally, examples, [*hidden, buckets], self._loss)
+        # Hidden layers were computed once more, as the choice is made by what they give.
+        again = len(examples.ids) * hidden[0] + len(examples) * _weights(hidden)
+        multiplications, additions = again + work.multiplications, again + work.additions
+        active.add_to(self.tally, multiplications, additions, 4 * (multiplications + additions))
+
+
+def count_dense(tally: active.Tally, examples: Examples, widths: list[int], loss: str) -> None:
+    """Add to a tally what the dense kernels do in a step.
+
+    Args:
+        tally: see `workers.kernels.active`.
+        examples: of the step.
+        widths: of the layers, B the last.
+        loss: `softmax` or `bce`.
+    """
+    rows, features, weights = len(examples), len(examples.ids), _weights(widths)
+    table, outputs = len(examples.features) * widths[0], rows * widths[-1]
+    # There and back: sums of a feature's rows twice, of a layer's inputs three times.
+    products = 2 * features * widths[0] + 3 * rows * weights
+    of_loss, moved = active.OF_LOSS[loss], weights + sum(widths)
+    multiplications = products + of_loss[0] * outputs + 7 * moved + 2 * table
+    additions = products + of_loss[1] * outputs + 4 * moved + 2 * table
+    # A matrix is read for each product, and read and written by the optimiser, with its moments.
+    numbers = 6 * rows * sum(widths) + 8 * weights + 3 * features * widths[0] + 4 * table
+    active.add_to(tally, multiplications, additions, 4 * numbers)
+
+
+def _weights(widths: list[int]) -> int:
+    return sum(one * other for one, other in pairwise(widths))

@@ -49,7 +49,7 @@ class Chooser(Protocol):
         wanted: int,
         chosen: Active,
     ) -> int:
-        """Write ids, counts and odds of some rows.
+        """Write ids and counts of some rows.
 
         Args:
             layer: 0 for the input layer.
@@ -288,7 +288,7 @@ class ActiveSteps(CpuForward):
             _count(tally, *(each * numbers for each in active.OF_LOSS[self._loss_name]))
             return
         some = active.softmax_active if softmax else active.bce_active
-        chosen = *span, layer.values, layer.odds, layer.counts, *labels
+        chosen = *span, layer.values, layer.counts, *labels
         some(*chosen, tally)
 
     def _weights(self, index: int) -> tuple[Floats, Floats]:

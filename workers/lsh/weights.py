@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from workers.kernels.numbers import Floats, Ids
+from workers.lsh.codes import mean_of
 from workers.lsh.layer import Vectors
 
 
@@ -23,14 +24,15 @@ class RowNeurons:
 
     def vectors(self, which: Ids) -> Vectors:
         """See `Neurons`."""
-        begins = np.arange(len(which), dtype=np.int64) * self.inputs
+        begins = which.astype(np.int64) * self.inputs
         counts = np.full(len(which), self.inputs, np.int32)
-        return Vectors(begins, counts, np.empty(0, np.int32), self._weight[which].reshape(-1))
+        return Vectors(begins, counts, np.empty(0, np.int32), self._weight.reshape(-1))
 
     def mean(self) -> Floats:
         """See `Neurons`."""
-        mean: Floats = self._weight.mean(0, dtype=np.float64).astype(np.float32)
-        return mean
+        out = np.empty(self.inputs, np.float32)
+        mean_of(*self.vectors(np.arange(self.width, dtype=np.int32)), out)
+        return out
 
 
 class InputNeurons:

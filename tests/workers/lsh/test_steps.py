@@ -36,7 +36,7 @@ class AtRandom:
     """Chooses at random, and remembers what it chose."""
 
     def __init__(self, layers: int) -> None:
-        self.odds: list[torch.Tensor | None] = [None] * layers
+        self.masks: list[torch.Tensor | None] = [None] * layers
         self.touched: list[Ids | None] = []
         self._step = 0
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class AtRandom:
 
     def begin(self, step: int) -> Work:
         self._step = step
-        self.odds = [None] * len(self.odds)
+        self.masks = [None] * len(self.masks)
         return Work(0, 1000)
 
     def choose(
@@ -59,19 +59,16 @@ class AtRandom:
         chosen: Active,
     ) -> int:
         with self._lock:
-            many = self.odds[layer]
-            if many is None:
-                many = self.odds[layer] = torch.zeros(len(chosen.counts), chosen.width)
+            mask = self.masks[layer]
+            if mask is None:
+                mask = self.masks[layer] = torch.zeros(len(chosen.counts), chosen.width)
         for row in range(*span):
             rng = np.random.default_rng((self._step, layer, row))
             mine = np.unique(own[1][own[0][row] : own[0][row + 1]])
             others = rng.permutation(np.setdiff1d(np.arange(chosen.width), mine))
             ids = np.concatenate([mine, others[: max(0, wanted - len(mine))]])
             chosen.ids[row, : len(ids)], chosen.counts[row] = ids, len(ids)
-            odds = rng.uniform(1, 3, len(ids)).astype(np.float32)
-            odds[: len(mine)] = 1
-            chosen.odds[row, : len(ids)] = odds
-            many[row, ids] = torch.from_numpy(odds)
+            mask[row, ids] = 1
         return 7
 
     def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
@@ -120,7 +117,7 @@ def test_steps_on_active_sets_equal_the_reference(
             rates = {"input_rate": INPUT_RATE, "rate": RATE}
             found = steps.train(examples, step=step, **rates)
             expected = active_reference.train_step(
-                theirs, state, examples, chooser.odds, loss=loss, relu=relu, step=step, **rates
+                theirs, state, examples, chooser.masks, loss=loss, relu=relu, step=step, **rates
             )
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert difference(mine, theirs, weights) < 1e-3
@@ -193,9 +190,9 @@ def test_steps_on_shared_buckets_equal_the_reference(
             found = steps.train(examples, step=step, **rates)
             some = torch.zeros(rows, width)
             some[:, torch.from_numpy(chooser.ids).long()] = 1
-            odds = [None] * len(config.model.hidden) + [some]
+            masks = [None] * len(config.model.hidden) + [some]
             expected = active_reference.train_step(
-                theirs, state, examples, odds, loss=loss, relu=relu, step=step, **rates
+                theirs, state, examples, masks, loss=loss, relu=relu, step=step, **rates
             )
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
         assert (steps.tally > 0).all()
@@ -276,8 +273,8 @@ def test_the_tally_counts_what_active_neurons_cost() -> None:
         steps = steps_of(copies(weights), wanted, chooser, pool)
         steps.train(examples, step=1, input_rate=INPUT_RATE, rate=RATE)
     products = 2 * features * 4 + 3 * rows * (4 * 3 + 3 * 2)
-    softmax = rows * 10 * 2
-    used = [set(map(tuple, np.argwhere(mask.numpy() > 0))) for mask in map(_mask, chooser.odds)]
+    softmax = rows * 9 * 2
+    used = [set(map(tuple, np.argwhere(mask.numpy() > 0))) for mask in map(_mask, chooser.masks)]
     pairs = 0
     for below, above in pairwise(used):
         joined = {(k, j) for row, j in above for other, k in below if other == row}
@@ -292,6 +289,6 @@ def test_the_tally_counts_what_active_neurons_cost() -> None:
     ]
 
 
-def _mask(odds: torch.Tensor | None) -> torch.Tensor:
-    assert odds is not None
-    return odds
+def _mask(mask: torch.Tensor | None) -> torch.Tensor:
+    assert mask is not None
+    return mask
