@@ -41,7 +41,7 @@ def table(found: dict[str, Units]) -> str:
         "",
         f"## {wide.BUCKETS:,} buckets",
         "",
-        "One epoch of a generated product search, two threads.",
+        "After one epoch of a generated product search.",
         "",
         *_wide(found["wide"]),
         "",
@@ -116,11 +116,11 @@ def _operations(found: dict[str, Units]) -> list[str]:
 
 def _wide(units: Units) -> list[str]:
     rows = [
-        (way.name, f"{100 * units[way.name]['accuracy']:.1f}", f"{units[way.name]['seconds']:,.0f}")
+        (way.name, f"{100 * units[way.name]['accuracy']:.1f}")
         for way in wide.WAYS
         if way.name in units
     ]
-    return markdown(("buckets computed", "bucket accuracy, %", "seconds"), rows)
+    return markdown(("buckets computed", "bucket accuracy, %"), rows)
 
 
 def ratio(units: Units, buckets: int, way: Way) -> float | None:
