@@ -119,10 +119,10 @@ def read_rate(pool: Pool) -> float:
 def checked(scores: Scores, lookup: BucketLookup, pool: Pool, name: str) -> Found:
     """Compare pruned, full and brute force on a few queries, with and without lists.
 
-    Brute force holds R numbers for each class, so only as many queries as `MOST_SCORES` allows.
+    Brute force holds R scores and buckets for each class: only if `MOST_SCORES` allows it.
     """
     chosen = combiner(name)
-    held = 5 * lookup.classes * len(scores)
+    held = 8 * lookup.classes * len(scores)
     if held > MOST_SCORES:
         return {"queries": 0, "why": f"brute force would hold {held:,} bytes"}
     rng = np.random.default_rng(0)
