@@ -23,7 +23,7 @@ from workers.kernels.torch_steps import TorchSteps
 from workers.lsh.network import (
     asking_shapes,
     asking_tensors,
-    check_codes,
+    check_hashing,
     has_own_sets,
     hashed_steps,
     is_hashed,
@@ -83,7 +83,7 @@ class BucketClassifier:
                     f"model.active: expected a device that can train on active neurons, found"
                     f" {device}; set runtime.device=cpu, or model.active=1 to compute all neurons"
                 )
-            check_codes(config, state)
+            check_hashing(config, state)
             self._steps = hashed_steps(config, parameters, state, bf16=self.bf16, pool=pool)
         elif device == "cpu":
             self._steps = CpuSteps(
@@ -131,7 +131,7 @@ class BucketClassifier:
         both = (self.parameters, parameters), (self.state, state)
         for mine, given in both:
             check_shapes(given, {name: tuple(tensor.shape) for name, tensor in mine.items()})
-        check_codes(self._config, state)
+        check_hashing(self._config, state)
         for mine, given in both:
             for name, tensor in mine.items():
                 tensor.copy_(given[name])

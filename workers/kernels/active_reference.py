@@ -19,11 +19,11 @@ def train_step(
     parameters: Tensors,
     state: Tensors,
     examples: Examples,
+    touches: Sequence[Tensor],
     masks: Sequence[Tensor | None],
     *,
     loss: str,
     relu: bool,
-    step: int,
     input_rate: float,
     rate: float,
 ) -> float:
@@ -33,10 +33,10 @@ def train_step(
         parameters: as for `TorchSteps`, as the others.
         state: likewise.
         examples: likewise.
+        touches: for each layer (width,): in how many steps before each neuron was active; updated.
         masks: for each layer (n, width): 1 for active neurons, 0 for others; None: all are active.
         loss: likewise.
         relu: likewise.
-        step: likewise.
         input_rate: likewise.
         rate: likewise.
     """
@@ -72,16 +72,22 @@ def train_step(
             moved = _moved(name, masks, parameter)
             tensors = parameter, state[f"{name}.first"], state[f"{name}.second"]
             after = [tensor.clone() for tensor in tensors]
-            reference.adam(after[0], gradient, after[1], after[2], rate, step)
+            counts = touches[_layer(name)] + 1
+            reference.adam(after[0], gradient, after[1], after[2], rate, counts)
             for tensor, new in zip(tensors, after, strict=True):
                 tensor.copy_(torch.where(moved, new, tensor))
+    for counts, mask in zip(touches, masks, strict=True):
+        counts += 1 if mask is None else mask.sum(0) > 0
     return float(total.detach())
+
+
+def _layer(name: str) -> int:
+    return 0 if name.startswith("input") else int(name.split(".")[1]) + 1
 
 
 def _moved(name: str, masks: Sequence[Tensor | None], parameter: Tensor) -> Tensor:
     """Return which entries of a parameter some row has active, at both ends."""
-    kind = name.rpartition(".")[2]
-    layer = 0 if name.startswith("input") else int(name.split(".")[1]) + 1
+    kind, layer = name.rpartition(".")[2], _layer(name)
     above, below = masks[layer], masks[layer - 1] if layer else None
     if kind == "bias":
         return torch.ones(len(parameter)) > 0 if above is None else above.sum(0) > 0

@@ -68,8 +68,8 @@ def back_active(
     weight: Floats,
     first: Floats,
     second: Floats,
-    rate: float,
-    correction: float,
+    rates: Floats,
+    corrections: Floats,
     tally: Tally,
 ) -> None:
     """Add what neurons[start:stop] give to the gradient at their inputs, then update them.
@@ -92,11 +92,10 @@ def back_active(
         weight: (width, inputs).
         first: its first moments.
         second: its second moments.
-        rate: as for `cpu.adam_matrix`.
-        correction: likewise.
+        rates: (u,) of the neurons; see `workers.kernels.adam`.
+        corrections: likewise.
         tally: see above.
     """
-    rate32, correction32 = np.float32(rate), np.float32(correction)
     width = weight.shape[1]
     flat = delta.reshape(-1)
     gradient = np.zeros(width, np.float32)
@@ -105,6 +104,7 @@ def back_active(
     for position in range(start, stop):
         neuron = neurons[position]
         w, m, v = weight[neuron], first[neuron], second[neuron]
+        rate, correction = rates[position], corrections[position]
         some, whole, done = 0, False, 0
         for p in range(starts[position], starts[position + 1]):
             row, d = rows[p], flat[places[p]]
@@ -128,12 +128,12 @@ def back_active(
         moved = width if whole else some
         if whole:
             for k in range(width):
-                w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate32, correction32)
+                w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate, correction)
             gradient[:], used[:] = ZERO, False
         else:
             for i in range(some):
                 k = columns[i]
-                w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate32, correction32)
+                w[k], m[k], v[k] = adam_step(w[k], gradient[k], m[k], v[k], rate, correction)
                 gradient[k], used[k] = ZERO, False
         add_to(tally, 2 * done + 7 * moved, 2 * done + 4 * moved, 12 * done + 24 * moved)
 
@@ -176,19 +176,23 @@ def adam_active_bias(
     bias: Floats,
     first: Floats,
     second: Floats,
-    rate: float,
-    correction: float,
+    rates: Floats,
+    corrections: Floats,
     tally: Tally,
 ) -> None:
     """Update the biases of neurons[start:stop], as `back_active` does the weights."""
-    rate32, correction32 = np.float32(rate), np.float32(correction)
     flat = delta.reshape(-1)
     for position in range(start, stop):
         neuron, gradient = neurons[position], ZERO
         for place in places[starts[position] : starts[position + 1]]:
             gradient += flat[place]
         bias[neuron], first[neuron], second[neuron] = adam_step(
-            bias[neuron], gradient, first[neuron], second[neuron], rate32, correction32
+            bias[neuron],
+            gradient,
+            first[neuron],
+            second[neuron],
+            rates[position],
+            corrections[position],
         )
         done = starts[position + 1] - starts[position]
         add_to(tally, 7, done + 4, 4 * done + 24)

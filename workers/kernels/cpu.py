@@ -117,19 +117,19 @@ def adam_matrix(
     copy: Numbers,
     first: Floats,
     second: Floats,
-    rate: float,
-    correction: float,
+    rates: Floats,
+    corrections: Floats,
 ) -> None:
     """Update rows of a weight matrix, and of its copy for products.
 
-    Adam with betas (0.9, 0.999) and epsilon 1e-8 (Kingma and Ba 2015, section 2):
-    `rate` is the learning rate over 1 - 0.9^t, `correction` 1 / sqrt(1 - 0.999^t).
+    Adam with betas (0.9, 0.999) and epsilon 1e-8 (Kingma and Ba 2015, section 2); for the `rates`
+    and `corrections` of the rows see `workers.kernels.adam`.
     """
-    rate32, correction32 = np.float32(rate), np.float32(correction)
     for row in range(start, stop):
         w, m, v, g, narrow = weight[row], first[row], second[row], gradient[row], copy[row]
+        rate, correction = rates[row], corrections[row]
         for j in range(w.shape[0]):
-            w[j], m[j], v[j] = adam_step(w[j], load(g[j]), m[j], v[j], rate32, correction32)
+            w[j], m[j], v[j] = adam_step(w[j], load(g[j]), m[j], v[j], rate, correction)
             narrow[j] = as_stored(narrow, w[j])
 
 
@@ -141,19 +141,19 @@ def adam_bias(
     bias: Floats,
     first: Floats,
     second: Floats,
-    rate: float,
-    correction: float,
+    rates: Floats,
+    corrections: Floats,
 ) -> None:
     """Update bias[start:stop] with the column sums of delta as its gradient, as above."""
-    rate32, correction32 = np.float32(rate), np.float32(correction)
     gradient = np.zeros(stop - start, np.float32)
     for row in range(delta.shape[0]):
         line = delta[row, start:stop]
         for j in range(gradient.shape[0]):
             gradient[j] += load(line[j])
     b, m, v = bias[start:stop], first[start:stop], second[start:stop]
+    rate, correction = rates[start:stop], corrections[start:stop]
     for j in range(gradient.shape[0]):
-        b[j], m[j], v[j] = adam_step(b[j], gradient[j], m[j], v[j], rate32, correction32)
+        b[j], m[j], v[j] = adam_step(b[j], gradient[j], m[j], v[j], rate[j], correction[j])
 
 
 @kernel

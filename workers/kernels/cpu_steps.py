@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.kernels import cpu
+from workers.kernels.adam import unbiased
 from workers.kernels.cpu_forward import ROWS, CpuForward, Scratch, bits
 from workers.kernels.losses import bce_gradient, softmax_gradient
+from workers.kernels.numbers import Floats, Ids
 from workers.kernels.steps import Examples, Tensors
 from workers.threads import Pool, Task, spans
 
@@ -17,6 +19,9 @@ BUCKETS = 512
 """Rows of a weight matrix in one task."""
 FEATURES = 512
 """Features of the input layer in one task."""
+
+
+Unbiased = tuple[Floats, Floats]
 
 
 class CpuSteps(CpuForward):
@@ -31,6 +36,7 @@ class CpuSteps(CpuForward):
         pool: where tasks run.
         products: as for `CpuForward`.
         scratch: likewise.
+        before: (B,) steps that each bucket made before the next, if some left it alone.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class CpuSteps(CpuForward):
         pool: Pool,
         products: list[Tensor] | None = None,
         scratch: Scratch | None = None,
+        before: Ids | None = None,
     ) -> None:
         super().__init__(
             parameters,
@@ -55,6 +62,7 @@ class CpuSteps(CpuForward):
             scratch=scratch,
         )
         self._relu = relu
+        self._before = before
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
         self._gradient = softmax_gradient if loss == "softmax" else bce_gradient
 
@@ -68,12 +76,15 @@ class CpuSteps(CpuForward):
             lambda a, b: self._there_and_back(a, b, examples, activations, deltas, losses),
             spans(len(examples), ROWS),
         )
-        unbiased = rate / (1 - 0.9**step), 1 / (1 - 0.999**step) ** 0.5
+        before = [np.full(len(bias), step - 1, np.int32) for bias in self._biases]
+        if self._before is not None:
+            before[-1] = self._before
+        steps = [unbiased(rate, counts) for counts in before]
         self._pool.run_tasks(
             [
                 # The long tasks first, so that none of them is what all wait for.
-                *self._layer_tasks(activations, deltas, unbiased),
-                *self._input_tasks(examples, deltas[0], input_rate, unbiased),
+                *self._layer_tasks(activations, deltas, steps[1:]),
+                *self._input_tasks(examples, deltas[0], input_rate, steps[0]),
             ]
         )
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))
@@ -107,7 +118,7 @@ class CpuSteps(CpuForward):
                 cpu.relu_gradient(start, stop, bits(deltas[layer]), bits(activations[layer]))
 
     def _input_tasks(
-        self, examples: Examples, delta: Tensor, input_rate: float, unbiased: tuple[float, float]
+        self, examples: Examples, delta: Tensor, input_rate: float, steps: Unbiased
     ) -> list[Task]:
         table = self._arrays["input.weight"], self._arrays["input.weight.square"]
         of_features = (
@@ -117,21 +128,21 @@ class CpuSteps(CpuForward):
             examples.feature_values,
         )
         width = len(self._arrays["input.bias"])
-        bias = self._bias_task("input.bias", delta, (0, width), unbiased)
+        bias = self._bias_task("input.bias", delta, (0, width), steps)
         return [bias] + [
             (cpu.adagrad_rows, (*span, *of_features, bits(delta), *table, input_rate))
             for span in spans(len(examples.features), FEATURES)
         ]
 
     def _layer_tasks(
-        self, activations: list[Tensor], deltas: list[Tensor], unbiased: tuple[float, float]
+        self, activations: list[Tensor], deltas: list[Tensor], steps: list[Unbiased]
     ) -> list[Task]:
         tasks: list[Task] = []
         for layer in range(self._layers):
             delta, inputs = deltas[layer + 1], activations[layer]
             for span in spans(delta.shape[1], BUCKETS):
-                tasks.append((self._update, (*span, layer, inputs, delta, unbiased)))
-                tasks.append(self._bias_task(f"layer.{layer}.bias", delta, span, unbiased))
+                tasks.append((self._update, (*span, layer, inputs, delta, steps[layer])))
+                tasks.append(self._bias_task(f"layer.{layer}.bias", delta, span, steps[layer]))
         return tasks
 
     def _update(
@@ -141,7 +152,7 @@ class CpuSteps(CpuForward):
         layer: int,
         inputs: Tensor,
         delta: Tensor,
-        unbiased: tuple[float, float],
+        steps: Unbiased,
     ) -> None:
         name = f"layer.{layer}.weight"
         gradient = torch.mm(delta[:, start:stop].T, inputs)
@@ -153,11 +164,9 @@ class CpuSteps(CpuForward):
             bits(self._products[layer])[start:stop],
             self._arrays[f"{name}.first"][start:stop],
             self._arrays[f"{name}.second"][start:stop],
-            *unbiased,
+            *(array[start:stop] for array in steps),
         )
 
-    def _bias_task(
-        self, name: str, delta: Tensor, span: tuple[int, int], unbiased: tuple[float, float]
-    ) -> Task:
+    def _bias_task(self, name: str, delta: Tensor, span: tuple[int, int], steps: Unbiased) -> Task:
         moments = self._arrays[f"{name}.first"], self._arrays[f"{name}.second"]
-        return cpu.adam_bias, (*span, bits(delta), self._arrays[name], *moments, *unbiased)
+        return cpu.adam_bias, (*span, bits(delta), self._arrays[name], *moments, *steps)

@@ -110,9 +110,25 @@ def adagrad_rows(table: Tensor, gradient: Tensor, state: Tensor, rate: float) ->
 
 @torch.no_grad()
 def adam(
-    weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float, step: int
+    weight: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    rate: float,
+    step: int | Tensor,
 ) -> None:
-    """Adam in place with betas (0.9, 0.999) and epsilon 1e-8 (Kingma and Ba 2015)."""
+    """Adam in place with betas (0.9, 0.999) and epsilon 1e-8 (Kingma and Ba 2015).
+
+    Args:
+        weight: of any shape.
+        gradient: likewise.
+        first: its moments.
+        second: likewise.
+        rate: the learning rate.
+        step: how many it gathered, this one included; or how many each row did.
+    """
+    if isinstance(step, Tensor):
+        step = step.double().reshape(-1, *[1] * (weight.ndim - 1))
     first.lerp_(gradient, 0.1)
     second.lerp_(gradient.square(), 0.001)
     unbiased = (second / (1 - 0.999**step)).sqrt() + 1e-8

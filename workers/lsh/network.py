@@ -76,6 +76,7 @@ def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
 
     For each hashed layer `NAME.codes`, (L, width) int16 that hold the bits of uint16,
     `NAME.offset`, (inputs + EXTRA,) float32, and `NAME.centre`, (inputs,); see `HashedLayer`.
+    And `NAME.touches`, (width,) int32: in how many steps each neuron was active.
     """
     tensors: Tensors = {}
     for name, inputs, width, active in layers_of(config):
@@ -84,6 +85,7 @@ def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
             tensors[f"{name}.codes"] = torch.zeros(shape, dtype=torch.int16, device=device)
             tensors[f"{name}.offset"] = torch.zeros(inputs + EXTRA, device=device)
             tensors[f"{name}.centre"] = torch.zeros(inputs, device=device)
+            tensors[f"{name}.touches"] = torch.zeros(width, dtype=torch.int32, device=device)
     return tensors
 
 
@@ -205,11 +207,11 @@ def tables_bytes(config: WorldConfig) -> int:
     )
 
 
-def check_codes(config: WorldConfig, state: Tensors) -> None:
-    """Check the codes of a checkpoint.
+def check_hashing(config: WorldConfig, state: Tensors) -> None:
+    """Check the codes and counts of a checkpoint.
 
     Raises:
-        StorageError: if some are too long.
+        StorageError: if codes are too long, or counts below 0.
     """
     for name, tensor in state.items():
         if name.endswith(".codes"):
@@ -221,6 +223,11 @@ def check_codes(config: WorldConfig, state: Tensors) -> None:
                     f"{name}: expected hash codes of {bits} bits, found {most};"
                     " the checkpoint was altered: remove it"
                 )
+        if name.endswith(".touches") and int(tensor.min()) < 0:
+            raise StorageError(
+                f"{name}: expected counts of steps, found {int(tensor.min())};"
+                " the checkpoint was altered: remove it"
+            )
 
 
 def _neurons(name: str, parameters: Tensors, state: Tensors) -> Neurons:

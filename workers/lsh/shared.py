@@ -109,6 +109,7 @@ class SharedSteps(CpuForward):
         self._loss = loss
         self._parameters, self._state = parameters, state
         self._name = f"layer.{self._layers - 1}"
+        self._touches = state[f"{self._name}.touches"].numpy()
         self._wanted = wanted
         self._chooser = chooser
         self._parts, self._inner = Scratch(), Scratch()
@@ -134,12 +135,14 @@ class SharedSteps(CpuForward):
             {name: parts.get(name, tensor) for name, tensor in self._state.items()},
             products=[*self._products[:-1], parts.get("product", parts[f"{self._name}.weight"])],
             scratch=self._inner,
+            before=self._touches[ids],
             **self._steps,  # type: ignore[arg-type]
         )
         places = np.searchsorted(ids, own).astype(np.int32)
         inner = replace(examples, buckets=places)
         loss = steps.train(inner, step=step, input_rate=input_rate, rate=rate)
         self._run(cuts, Cut.give)
+        self._touches[ids] += 1
         none = [inputs(0, 0)] * self._layers
         work += self._chooser.end([None] * self._layers + [ids], [*none, inputs(0, len(examples))])
         self._count(examples, len(ids), work + Work(additions=additions))

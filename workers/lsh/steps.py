@@ -13,7 +13,9 @@ from torch import Tensor
 
 from workers.kernels import active, cpu
 from workers.kernels import active_updates as updates
+from workers.kernels.adam import unbiased
 from workers.kernels.cpu_forward import CpuForward
+from workers.kernels.cpu_steps import Unbiased
 from workers.kernels.losses import bce_gradient, softmax_gradient
 from workers.kernels.numbers import Floats, Ids, Offsets
 from workers.kernels.steps import Examples, Rows, Tensors
@@ -103,6 +105,11 @@ class ActiveSteps(CpuForward):
         self._wanted = wanted
         self._chooser = chooser
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
+        self._touches = [
+            state[f"{name}.touches"].numpy() if f"{name}.touches" in state else None
+            for name in ("input", *(f"layer.{layer}" for layer in range(self._layers)))
+        ]
+        """By layer, in how many steps each neuron was active; None: in all."""
         self._held: list[Active] = []
         self.tally = np.zeros(3, np.int64)
         """What was done so far; see `workers.kernels.active`."""
@@ -115,7 +122,6 @@ class ActiveSteps(CpuForward):
         """See `Steps.train`."""
         most = int(np.diff(examples.label_offsets).max(initial=0))
         layers = self._room(len(examples), most)
-        unbiased = rate / (1 - 0.9**step), 1 / (1 - 0.999**step) ** 0.5
         _add(self.tally, self._chooser.begin(step))
         touched = self._activate(examples, layers, (examples.label_offsets, examples.buckets))
         losses = np.empty(len(examples), np.float32)
@@ -124,8 +130,12 @@ class ActiveSteps(CpuForward):
         for index in range(len(layers) - 1, 0, -1):
             found = touched[index]
             assert found is not None
-            self._layer_back(index, layers, found, unbiased)
-        self._run(self._input_tasks(examples, layers[0], touched[0], input_rate, unbiased))
+            self._layer_back(index, layers, found, self._unbiased(index, found, step, rate))
+        first = self._unbiased(0, touched[0], step, rate)
+        self._run(self._input_tasks(examples, layers[0], touched[0], input_rate, first))
+        for counts, found in zip(self._touches, touched, strict=True):
+            if counts is not None and found is not None:
+                counts[found.neurons] += 1
         moved = [None if found is None else found.neurons for found in touched]
         everyone = 0, len(examples)
         inputs = [_features(examples, *everyone)]
@@ -161,6 +171,14 @@ class ActiveSteps(CpuForward):
             is_last = index == len(layers) - 1
             touched.append(self._layer_forward(index, layers, own if is_last else None))
         return touched
+
+    def _unbiased(self, index: int, touched: Touched | None, step: int, rate: float) -> Unbiased:
+        """Return what the neurons of a layer that a step touched are updated with."""
+        counts = self._touches[index]
+        if touched is None or counts is None:
+            neurons = len(self._biases[index]) if touched is None else len(touched.neurons)
+            return unbiased(rate, np.full(neurons, step - 1, np.int32))
+        return unbiased(rate, counts[touched.neurons])
 
     def _run(self, tasks: list[Task]) -> None:
         """Run tasks, each with a tally of its own at the end, and add those up."""
@@ -201,7 +219,7 @@ class ActiveSteps(CpuForward):
         return touched
 
     def _layer_back(
-        self, index: int, layers: list[Active], touched: Touched, unbiased: tuple[float, float]
+        self, index: int, layers: list[Active], touched: Touched, steps: Unbiased
     ) -> None:
         before, layer = layers[index - 1], layers[index]
         neurons, name = len(touched.neurons), f"layer.{index - 1}"
@@ -211,10 +229,10 @@ class ActiveSteps(CpuForward):
         moments = self._moments(f"{name}.weight")
         self._run(
             [
-                (self._part, (chunk, touched, layer, before, part, weight, moments, unbiased))
+                (self._part, (chunk, touched, layer, before, part, weight, moments, steps))
                 for chunk, part in zip(chunks, parts.numpy(), strict=True)
             ]
-            + [self._bias_task(f"{name}.bias", layer, touched, (0, neurons), unbiased)]
+            + [self._bias_task(f"{name}.bias", layer, touched, (0, neurons), steps)]
         )
         inputs = before.counts, before.values
         self._run(
@@ -233,12 +251,12 @@ class ActiveSteps(CpuForward):
         part: Floats,
         weight: Floats,
         moments: tuple[Floats, Floats],
-        unbiased: tuple[float, float],
+        steps: Unbiased,
         tally: active.Tally,
     ) -> None:
         part[:] = 0
         given = *chunk, *touched, layer.deltas, *before.inputs, part, weight
-        updates.back_active(*given, *moments, *unbiased, tally)
+        updates.back_active(*given, *moments, *steps, tally)
 
     def _input_forward(
         self, span: tuple[int, int], rows: Rows, layer: Active, tally: active.Tally
@@ -304,7 +322,7 @@ class ActiveSteps(CpuForward):
         layer: Active,
         found: Touched | None,
         input_rate: float,
-        unbiased: tuple[float, float],
+        steps: Unbiased,
     ) -> list[Task]:
         of_features = (
             examples.features,
@@ -316,12 +334,12 @@ class ActiveSteps(CpuForward):
         parts = spans(len(examples.features), FEATURES)
         if found is None:
             return [
-                (self._whole_bias, (layer, unbiased)),
+                (self._whole_bias, (layer, steps)),
                 *((self._whole_rows, (*span, of_features, layer, table)) for span in parts),
             ]
         chosen = layer.ids, layer.counts, layer.deltas
         return [
-            self._bias_task("input.bias", layer, found, (0, len(found.neurons)), unbiased),
+            self._bias_task("input.bias", layer, found, (0, len(found.neurons)), steps),
             *((updates.adagrad_active, (*span, *of_features, *chosen, *table)) for span in parts),
         ]
 
@@ -331,16 +349,14 @@ class ActiveSteps(CpuForward):
         layer: Active,
         found: Touched,
         span: tuple[int, int],
-        unbiased: tuple[float, float],
+        steps: Unbiased,
     ) -> Task:
-        given = *span, *found, layer.deltas, self._arrays[name], *self._moments(name), *unbiased
+        given = *span, *found, layer.deltas, self._arrays[name], *self._moments(name), *steps
         return updates.adam_active_bias, given
 
-    def _whole_bias(
-        self, layer: Active, unbiased: tuple[float, float], tally: active.Tally
-    ) -> None:
+    def _whole_bias(self, layer: Active, steps: Unbiased, tally: active.Tally) -> None:
         bias, moments = self._arrays["input.bias"], self._moments("input.bias")
-        cpu.adam_bias(0, layer.width, layer.deltas, bias, *moments, *unbiased)
+        cpu.adam_bias(0, layer.width, layer.deltas, bias, *moments, *steps)
         _count(tally, 7 * layer.width, layer.deltas.size)
 
     def _whole_rows(

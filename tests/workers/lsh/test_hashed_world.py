@@ -112,9 +112,11 @@ def test_only_wide_layers_are_hashed(folder: str) -> None:
         "layer.0.codes": (9, 20),
         "layer.0.offset": (7,),
         "layer.0.centre": (5,),
+        "layer.0.touches": (20,),
         "layer.1.codes": (9, 8),
         "layer.1.offset": (22,),
         "layer.1.centre": (20,),
+        "layer.1.touches": (8,),
     }
     assert not first_codes(world_config(folder))
 
@@ -201,12 +203,18 @@ def test_what_is_asked_by_tables_has_no_other_buckets(folder: str) -> None:
     }
 
 
-def test_codes_that_were_altered_are_refused(folder: str) -> None:
-    config = hashed(folder)
-    world = World(config, 0)
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("codes", r"layer\.0\.codes: expected hash codes of 3 bits, found 65535"),
+        ("touches", r"layer\.0\.touches: expected counts of steps, found -1"),
+    ],
+)
+def test_a_state_that_was_altered_is_refused(folder: str, name: str, problem: str) -> None:
+    world = World(hashed(folder), 0)
     state = copies(world.optimizer_state)
-    state["layer.0.codes"][3, 4] = -1
-    with pytest.raises(StorageError, match=r"layer\.0\.codes: expected hash codes of 3 bits"):
+    state[f"layer.0.{name}"][..., 4] = -1
+    with pytest.raises(StorageError, match=problem):
         world.restore(world.parameters, state, world.state())
     world.close()
 

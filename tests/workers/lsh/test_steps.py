@@ -86,6 +86,18 @@ def wanted_of(widths: list[int], rng: np.random.Generator) -> list[int]:
     return [*wanted[:-1], max(2, wanted[-1])]
 
 
+def never(widths: list[int]) -> list[torch.Tensor]:
+    """Return for each layer how often each neuron was active so far."""
+    return [torch.zeros(width, dtype=torch.int32) for width in widths]
+
+
+def state_of(weights: Tensors, widths: list[int]) -> Tensors:
+    """Return the first state of an optimiser that knows how often each neuron was active."""
+    names = ["input", *(f"layer.{layer}" for layer in range(len(widths) - 1))]
+    counts = dict(zip([f"{name}.touches" for name in names], never(widths), strict=True))
+    return first_state(weights) | counts
+
+
 @given(
     rows=st.integers(1, 20),
     shape=shapes((1,), (8,), (5, 7), (17, 4, 6)),
@@ -99,13 +111,13 @@ def test_steps_on_active_sets_equal_the_reference(
     hidden, buckets, loss = config.model.hidden, config.partition.buckets, config.model.loss
     rng = np.random.default_rng(seed)
     mine, theirs = copies(weights), copies(weights)
-    state = first_state(theirs)
+    state, touches = first_state(theirs), never([*hidden, buckets])
     chooser = AtRandom(len(hidden) + 1)
     relu = config.model.activation == "relu"
     with Pool(2) as pool:
         steps = ActiveSteps(
             mine,
-            first_state(mine),
+            state_of(mine, [*hidden, buckets]),
             loss=loss,
             relu=relu,
             wanted=wanted_of([*hidden, buckets], rng),
@@ -117,7 +129,7 @@ def test_steps_on_active_sets_equal_the_reference(
             rates = {"input_rate": INPUT_RATE, "rate": RATE}
             found = steps.train(examples, step=step, **rates)
             expected = active_reference.train_step(
-                theirs, state, examples, chooser.masks, loss=loss, relu=relu, step=step, **rates
+                theirs, state, examples, touches, chooser.masks, loss=loss, relu=relu, **rates
             )
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert difference(mine, theirs, weights) < 1e-3
@@ -171,13 +183,14 @@ def test_steps_on_shared_buckets_equal_the_reference(
     width, loss = config.partition.buckets, config.model.loss
     rng = np.random.default_rng(seed)
     mine, theirs = copies(weights), copies(weights)
-    state, chooser = first_state(theirs), OwnAndRandom(width)
+    widths = [*config.model.hidden, width]
+    state, touches, chooser = first_state(theirs), never(widths), OwnAndRandom(width)
     relu = config.model.activation == "relu"
     rates = {"input_rate": INPUT_RATE, "rate": RATE}
     with Pool(2) as pool:
         steps = SharedSteps(
             mine,
-            first_state(mine),
+            state_of(mine, widths),
             loss=loss,
             relu=relu,
             bf16=False,
@@ -192,7 +205,7 @@ def test_steps_on_shared_buckets_equal_the_reference(
             some[:, torch.from_numpy(chooser.ids).long()] = 1
             masks = [None] * len(config.model.hidden) + [some]
             expected = active_reference.train_step(
-                theirs, state, examples, masks, loss=loss, relu=relu, step=step, **rates
+                theirs, state, examples, touches, masks, loss=loss, relu=relu, **rates
             )
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
         assert (steps.tally > 0).all()
@@ -207,7 +220,7 @@ def test_shared_steps_predict_with_the_weights_that_they_made() -> None:
         mine, chooser = copies(weights), OwnAndRandom(12)
         with Pool(2) as pool:
             how = {"loss": "softmax", "relu": True, "bf16": bf16, "pool": pool}
-            steps = SharedSteps(mine, first_state(mine), wanted=5, chooser=chooser, **how)  # type: ignore[arg-type]
+            steps = SharedSteps(mine, state_of(mine, [8, 12]), wanted=5, chooser=chooser, **how)  # type: ignore[arg-type]
             steps.train(examples, step=1, input_rate=INPUT_RATE, rate=RATE)
             for changed in (False, True):
                 if changed:
