@@ -19,9 +19,10 @@ JOB = Job(
         "features.dimension": 32_768,
         "model.hidden": f"[{HIDDEN}]",
         "training.epochs": 1,
-        # What learns most of clicks like these in one epoch (docs/performance.md).
+        # What learns most of clicks like these in one epoch; of Adam's rates 0.005 is better than
+        # 0.02 for all buckets computed, and more so for some of them.
         "optimizer.input_rate": 1.0,
-        "optimizer.rate": 0.02,
+        "optimizer.rate": 0.005,
     }
 )
 
