@@ -28,4 +28,6 @@ def unbiased(rate: float, before: Ids) -> tuple[Floats, Floats]:
         The rate over 1 - 0.9^t, and 1 / sqrt(1 - 0.999^t), both (n,) float32.
     """
     at = np.minimum(before, _MOST - 1)
-    return (rate * _OF_RATE[at]).astype(np.float32), _CORRECTIONS[at].astype(np.float32)
+    # A rate that float32 does not hold is infinite: the loss that follows tells.
+    with np.errstate(over="ignore"):
+        return (rate * _OF_RATE[at]).astype(np.float32), _CORRECTIONS[at].astype(np.float32)
