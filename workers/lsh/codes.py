@@ -142,6 +142,7 @@ def hash_signs(
     nothing = np.zeros(transform, np.float32)
     for c in range(len(centre)):
         nothing[folds[c]] -= fold_signs[c] * centre[c]
+    sums = np.empty(LANES, np.float32)
     codes, used = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     least, where = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
     steps = 0
@@ -157,16 +158,20 @@ def hash_signs(
             begins[here], counts[here], ids, values, extra[here], folds, fold_signs, vectors
         )
         for turn in range(rounds):
-            _transform(vectors, flips[turn], projections[turn * transform : (turn + 1) * transform])
+            mine = projections[turn * transform : (turn + 1) * transform]
+            _transform(vectors.reshape(-1), flips[turn], mine.reshape(-1))
         additions += lanes * rounds * transform * steps
         for table in range(out.shape[1]):
             mine = projections[table * bits : (table + 1) * bits]
-            codes[:] = 0
+            # As float32, which holds them: sums of these are taken side by side.
+            sums[:] = ZERO
             for i in range(bits):
+                line, power = mine[i], np.float32(1 << i)
                 for lane in range(LANES):
-                    codes[lane] |= np.int32(mine[i, lane] > ZERO) << i
+                    sums[lane] += power if line[lane] > ZERO else ZERO
             used[:] = 0
             for lane in range(lanes):
+                codes[lane] = np.int32(sums[lane])
                 out[start + lane, table, 0] = codes[lane]
             for probe in range(1, probes):
                 least[:], where[:] = np.inf, 0
@@ -221,18 +226,25 @@ def _fill(
 
 @inline
 def _transform(vectors: Any, flips: Any, out: Any) -> None:
-    """Write the Hadamard transforms of vectors, a column each, whose signs are flipped first."""
-    size = vectors.shape[0]
-    for i in range(size):
+    """Write the Hadamard transforms of vectors, a column each, whose signs are flipped first.
+
+    All are flat. The first rounds have their distances written out, and later ones are long, so
+    that the compiler sees that nothing overlaps and works side by side.
+    """
+    length = out.shape[0]
+    for i in range(flips.shape[0]):
+        flip = flips[i]
+        source, target = vectors[i * LANES : (i + 1) * LANES], out[i * LANES : (i + 1) * LANES]
         for lane in range(LANES):
-            out[i, lane] = flips[i] * vectors[i, lane]
-    half = 1
-    while half < size:
-        for begin in range(0, size, 2 * half):
-            for i in range(begin, begin + half):
-                for lane in range(LANES):
-                    one, two = out[i, lane], out[i + half, lane]
-                    out[i, lane], out[i + half, lane] = one + two, one - two
+            target[lane] = flip * source[lane]
+    half = LANES
+    while half < length:
+        for p in range(0, length, 2 * half):
+            one, two = out[p : p + half], out[p + half : p + 2 * half]
+            for j in range(half):
+                a, b = one[j], two[j]
+                one[j] = a + b
+                two[j] = a - b
         half *= 2
 
 
