@@ -8,18 +8,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from workers.kernels.numbers import Floats, Ids, Offsets
-from workers.lsh.codes import (
-    EXTRA,
-    FAMILIES,
-    Codes,
-    hash_signs,
-    hash_winners,
-    mean_of,
-    products,
-    squared_lengths,
-)
+from workers.lsh.codes import EXTRA, FAMILIES, Codes, hash_signs, hash_winners
 from workers.lsh.config import LshConfig
 from workers.lsh.tables import Tables
+from workers.lsh.vectors import mean_of, products, squared_lengths
 from workers.threads import Pool, spans
 
 NEURONS = 512
@@ -149,12 +141,12 @@ class HashedLayer:
         offset[-1] = 0
 
         def work(start: int, stop: int) -> None:
-            vectors, extra, products = self._weights(which[start:stop])
+            vectors, extra, multiplied = self._weights(which[start:stop])
             if self._config.asymmetric:
                 short = self._offset[-1] - self._squares(vectors, extra)
                 extra[:, 1] = np.sqrt(np.maximum(short, 0))
             additions = self._hash(vectors, extra, offset, out[start:stop])
-            done.append(Work(products, products + additions))
+            done.append(Work(multiplied, multiplied + additions))
 
         self._pool.run(work, spans(len(which), NEURONS))
         return sum(done, Work())

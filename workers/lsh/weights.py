@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from workers.kernels.numbers import Floats, Ids
-from workers.lsh.codes import mean_of
 from workers.lsh.layer import Vectors
+from workers.lsh.vectors import mean_of
 
 
 class RowNeurons:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,8 +18,8 @@ from workers.lsh.codes import (
     Family,
     hash_signs,
     hash_winners,
-    squared_lengths,
 )
+from workers.lsh.vectors import mean_of, products, squared_lengths
 
 Floats = NDArray[np.float32]
 Said = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], Floats]
@@ -181,3 +183,17 @@ def test_lengths_are_those_of_centred_vectors() -> None:
     squared_lengths(*sparse(vectors), extra, centre, out)
     with_bias = np.concatenate([vectors - centre[:9], extra[:, :1] - centre[9]], axis=1)
     assert np.allclose(out, np.square(with_bias).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [dense, sparse])
+def test_means_and_products_are_those_of_vectors(make: Callable[[Floats], Said]) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(6, 9)).astype(np.float32)
+    vectors[:, ::2] = 0
+    mean = np.empty(9, np.float32)
+    mean_of(*make(vectors), mean)
+    assert np.allclose(mean, vectors.mean(0), rtol=1e-6)
+    other, sums = rng.normal(size=9).astype(np.float32), np.ones(6, np.float32)
+    said = make(vectors)
+    assert products(*said, other, sums) == said[1].sum()
+    assert np.allclose(sums, 1 + vectors @ other, rtol=1e-5)
