@@ -153,11 +153,13 @@ class ActiveSteps(CpuForward):
             return super().probabilities(rows)
         layers = self._room(len(rows), 0)
         self._activate(rows, layers, None)
-        last = layers[-1]
-        found, nothing = np.empty(last.values.shape, np.float32), np.zeros(last.width, np.float32)
-        self._squash(0, len(rows), last.values, nothing, found)
+        last, count = layers[-1], self._wanted[-1]
+        # Rows of a batch that was learnt may have had more, for all of their labels.
+        logits = np.ascontiguousarray(last.values[:, :count])
+        found, nothing = np.empty_like(logits), np.zeros(count, np.float32)
+        self._squash(0, len(rows), logits, nothing, found)
         out = np.zeros((len(rows), last.width), np.float32)
-        np.put_along_axis(out, last.ids.astype(np.int64), found, axis=1)
+        np.put_along_axis(out, last.ids[:, :count].astype(np.int64), found, axis=1)
         return torch.from_numpy(out)
 
     def _activate(

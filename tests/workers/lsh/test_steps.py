@@ -305,3 +305,24 @@ def test_the_tally_counts_what_active_neurons_cost() -> None:
 def _mask(mask: torch.Tensor | None) -> torch.Tensor:
     assert mask is not None
     return mask
+
+
+def test_what_is_asked_after_rows_with_more_labels_has_its_active_buckets_alone() -> None:
+    config, weights = network(hidden=(8,), buckets=12)
+    batch = batch_of(np.random.default_rng(0), 30, config, labels=6)
+    with Pool(2) as pool:
+        steps = ActiveSteps(
+            weights,
+            first_state(weights),
+            loss="softmax",
+            relu=True,
+            wanted=[8, 2],
+            chooser=AtRandom(2),
+            pool=pool,
+            by_tables=True,
+        )
+        examples = examples_of(batch, config)
+        steps.train(examples, step=1, input_rate=INPUT_RATE, rate=RATE)
+        found = steps.probabilities(examples)
+    assert ((found > 0).sum(1) == 2).all()
+    assert torch.allclose(found.sum(1), torch.ones(30), atol=1e-5)
