@@ -11,7 +11,7 @@ from benchmarks.writing import QUICK
 from workers.threads import Pool
 
 BUCKETS = 2_000 if QUICK else 200_000
-WAYS = (Way(1.0), Way(0.002), Way(0.005), Way(0.01, shared=True), Way(0.05, shared=True))
+WAYS = (Way(1.0), Way(0.002), Way(0.005), Way(0.02, shared=True), Way(0.05, shared=True))
 
 
 def measure() -> None:

@@ -59,7 +59,7 @@ DEFAULTS = {
     "model.lsh.family": "signs",
     "model.lsh.bits": None,
     "model.lsh.tables": 127,
-    "model.lsh.probes": 2,
+    "model.lsh.probes": None,
     "model.lsh.asymmetric": False,
     "model.lsh.shared": False,
     "model.lsh.predict": "dense",

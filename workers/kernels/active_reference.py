@@ -19,13 +19,14 @@ def train_step(
     parameters: Tensors,
     state: Tensors,
     examples: Examples,
-    touches: Sequence[Tensor],
+    touches: Sequence[Tensor] | None,
     masks: Sequence[Tensor | None],
     *,
     loss: str,
     relu: bool,
     input_rate: float,
     rate: float,
+    step: int = 0,
 ) -> float:
     """Make one step of the optimiser in place and return the batch's loss.
 
@@ -34,11 +35,13 @@ def train_step(
         state: likewise.
         examples: likewise.
         touches: for each layer (width,): in how many steps before each neuron was active; updated.
+            None: neurons that are not active move on as without a gradient.
         masks: for each layer (n, width): 1 for active neurons, 0 for others; None: all are active.
         loss: likewise.
         relu: likewise.
         input_rate: likewise.
         rate: likewise.
+        step: its number, from 1, where there are no touches.
     """
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
 
@@ -69,14 +72,17 @@ def train_step(
             square = state["input.weight.square"]
             reference.adagrad_rows(parameter, gradient, square, input_rate)
         else:
-            moved = _moved(name, masks, parameter)
             tensors = parameter, state[f"{name}.first"], state[f"{name}.second"]
+            if touches is None:
+                reference.adam(tensors[0], gradient, *tensors[1:], rate, step)
+                continue
+            moved = _moved(name, masks, parameter)
             after = [tensor.clone() for tensor in tensors]
             counts = touches[_layer(name)] + 1
             reference.adam(after[0], gradient, after[1], after[2], rate, counts)
             for tensor, new in zip(tensors, after, strict=True):
                 tensor.copy_(torch.where(moved, new, tensor))
-    for counts, mask in zip(touches, masks, strict=True):
+    for counts, mask in zip(touches or (), masks, strict=touches is not None):
         counts += 1 if mask is None else mask.sum(0) > 0
     return float(total.detach())
 

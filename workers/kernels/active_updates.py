@@ -10,7 +10,7 @@ import numpy as np
 from workers.jit import kernel
 from workers.kernels.active import Tally, add_to
 from workers.kernels.cpu import adam_step
-from workers.kernels.numbers import ZERO, Floats, Ids, Offsets
+from workers.kernels.numbers import ZERO, Floats, Ids, Numbers, Offsets, as_stored
 
 
 @kernel
@@ -162,6 +162,42 @@ def add_parts(
                 line[k] = line[k] if x[k] > ZERO else ZERO
         done = (parts.shape[0] - 1) * count
         add_to(tally, 0, done + count, 4 * done + 12 * count)
+
+
+@kernel
+def idle_rows(
+    start: int,
+    stop: int,
+    weight: Floats,
+    copy: Numbers,
+    first: Floats,
+    second: Floats,
+    moves: Floats,
+    firsts: Floats,
+    seconds: Floats,
+) -> None:
+    """Make up for the steps that rows[start:stop] of a weight matrix did not make.
+
+    As Adam moves what has no gradient; for the last three see `workers.kernels.adam.Idle`.
+
+    Args:
+        start: of the rows.
+        stop: likewise.
+        weight: (width, inputs).
+        copy: of it for products, or it itself.
+        first: its first moments.
+        second: its second moments.
+        moves: (width,) of the rows.
+        firsts: likewise.
+        seconds: likewise.
+    """
+    for row in range(start, stop):
+        w, m, v, narrow = weight[row], first[row], second[row], copy[row]
+        for k in range(w.shape[0]):
+            w[k] -= moves[row] * m[k] / (np.sqrt(v[k]) + np.float32(1e-8))
+            m[k] *= firsts[row]
+            v[k] *= seconds[row]
+            narrow[k] = as_stored(narrow, w[k])
 
 
 @kernel

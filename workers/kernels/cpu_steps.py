@@ -11,7 +11,7 @@ from workers.kernels import cpu
 from workers.kernels.adam import unbiased
 from workers.kernels.cpu_forward import ROWS, CpuForward, Scratch, bits
 from workers.kernels.losses import bce_gradient, softmax_gradient
-from workers.kernels.numbers import Floats, Ids
+from workers.kernels.numbers import Floats
 from workers.kernels.steps import Examples, Tensors
 from workers.threads import Pool, Task, spans
 
@@ -36,7 +36,6 @@ class CpuSteps(CpuForward):
         pool: where tasks run.
         products: as for `CpuForward`.
         scratch: likewise.
-        before: (B,) steps that each bucket made before the next, if some left it alone.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class CpuSteps(CpuForward):
         pool: Pool,
         products: list[Tensor] | None = None,
         scratch: Scratch | None = None,
-        before: Ids | None = None,
     ) -> None:
         super().__init__(
             parameters,
@@ -62,7 +60,6 @@ class CpuSteps(CpuForward):
             scratch=scratch,
         )
         self._relu = relu
-        self._before = before
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
         self._gradient = softmax_gradient if loss == "softmax" else bce_gradient
 
@@ -76,10 +73,7 @@ class CpuSteps(CpuForward):
             lambda a, b: self._there_and_back(a, b, examples, activations, deltas, losses),
             spans(len(examples), ROWS),
         )
-        before = [np.full(len(bias), step - 1, np.int32) for bias in self._biases]
-        if self._before is not None:
-            before[-1] = self._before
-        steps = [unbiased(rate, counts) for counts in before]
+        steps = [unbiased(rate, np.full(len(bias), step - 1, np.int32)) for bias in self._biases]
         self._pool.run_tasks(
             [
                 # The long tasks first, so that none of them is what all wait for.

@@ -9,12 +9,8 @@ from workers.kernels.numbers import Ids, Offsets
 from workers.lsh.active import Active
 from workers.lsh.config import LshConfig
 from workers.lsh.layer import HashedLayer, Vectors, Work
-from workers.lsh.picking import TAKEN, highest, most_votes, pick
-from workers.lsh.shared import Inputs
-from workers.threads import Pool, spans
+from workers.lsh.picking import pick
 
-ROWS = 64
-"""Rows of a batch that one task asks for."""
 FEW = 128
 """Neurons of a layer for one that a step moved, from which on those are hashed anew at once."""
 
@@ -26,16 +22,12 @@ class HashChooser:
         layers: the hashed ones, by their number.
         config: how they are hashed.
         seed: of what is random.
-        pool: threads that look into the tables.
     """
 
-    def __init__(
-        self, layers: dict[int, HashedLayer], config: LshConfig, seed: int, pool: Pool
-    ) -> None:
+    def __init__(self, layers: dict[int, HashedLayer], config: LshConfig, seed: int) -> None:
         self._layers = layers
         self._config = config
         self._seed = seed
-        self._pool = pool
         self._seeds = dict.fromkeys(layers, np.uint64(0))
         """Of what is random in a step, by layer."""
         self._step = 0
@@ -78,30 +70,6 @@ class HashChooser:
         given = start, stop, codes, tables.starts, tables.sizes, tables.neurons
         how = chosen.width, wanted, *own, self._seeds[layer]
         return additions + pick(*given, *how, chosen.ids, chosen.counts)
-
-    def share(
-        self, layer: int, rows: int, inputs: Inputs, own: Ids, wanted: int
-    ) -> tuple[Ids, int]:
-        """See `SharedChooser.share`: those of which some row's tables name one most often.
-
-        Of those with equally many votes, the first from a random place on.
-        """
-        hashed = self._layers[layer]
-        chunks = spans(rows, ROWS)
-        votes = np.empty((len(chunks), hashed.width), np.uint8)
-        additions = np.zeros(len(chunks), np.int64)
-
-        def work(part: int, start: int, stop: int) -> None:
-            codes, hashing = hashed.ask(inputs(start, stop))
-            tables = hashed.tables
-            given = codes, tables.starts, tables.sizes, tables.neurons
-            additions[part] = hashing + most_votes(*given, votes[part])
-
-        self._pool.run(work, [(part, *chunk) for part, chunk in enumerate(chunks)])
-        most = votes.max(0)
-        most[own] = TAKEN
-        begin = int(self._seeds[layer]) % hashed.width
-        return highest(most, wanted, begin), int(additions.sum()) + votes.size + 2 * hashed.width
 
     def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
         """See `Chooser.end`."""

@@ -25,9 +25,9 @@ class LshConfig:
     """Length b of a code: a table has 2^b buckets; null: so that one holds some 32 neurons."""
     tables: int = 127
     """How many tables L."""
-    probes: int = 2
+    probes: int | None = None
     """Buckets that a row looks into in each table: its own, and those of the likeliest other
-    codes."""
+    codes; null: 2, or 4 where the rows of a batch share what they find."""
     asymmetric: bool = False
     """Whether all neurons are made equally long before they are hashed."""
     shared: bool = False
@@ -50,6 +50,17 @@ class LshConfig:
         # Winners are told by three bits each.
         return bits if self.family == "signs" else max(WINDOW_BITS, bits - bits % WINDOW_BITS)
 
+    def probes_for(self, width: int) -> int:
+        """Return how many buckets a row looks into in a table of so many neurons."""
+        if self.probes is not None:
+            return self.probes
+        return min(4 if self.shared else 2, self._digits(width) + 1)
+
+    def _digits(self, width: int) -> int:
+        """Return what a code is made of: another code differs in one of them."""
+        bits = self.bits_for(width)
+        return bits // WINDOW_BITS if self.family == "winners" else bits
+
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work."""
         found = []
@@ -61,9 +72,9 @@ class LshConfig:
                 f"model.lsh.bits: expected a multiple of {WINDOW_BITS} for"
                 f" model.lsh.family=winners, found {self.bits}"
             )
-        digits = bits // WINDOW_BITS if self.family == "winners" else bits
-        if not 1 <= self.probes <= digits + 1:
-            found.append(f"model.lsh.probes: expected 1 to {digits + 1}, found {self.probes}")
+        most = self._digits(self.narrowest) + 1
+        if self.probes is not None and not 1 <= self.probes <= most:
+            found.append(f"model.lsh.probes: expected 1 to {most}, found {self.probes}")
         if not 1 <= self.tables <= MOST_TABLES:
             found.append(f"model.lsh.tables: expected 1 to {MOST_TABLES}, found {self.tables}")
         if self.shared and self.predict != "dense":

@@ -91,6 +91,7 @@ class HashedLayer:
         self._family = make(neurons.inputs, tables=config.tables, bits=bits, seed=seed)
         self._neurons = neurons
         self._config = config
+        self._probes = config.probes_for(neurons.width)
         self._offset = offset
         self._centre = centre
         self._pool = pool
@@ -155,7 +156,7 @@ class HashedLayer:
         """Return the codes (n, L, probes) that neurons near to some inputs have, and additions."""
         extra = np.zeros((len(vectors.counts), EXTRA), np.float32)
         extra[:, 0] = 1
-        out = np.empty((len(extra), self._config.tables, self._config.probes), np.uint16)
+        out = np.empty((len(extra), self._config.tables, self._probes), np.uint16)
         centre = np.concatenate([self._centre, np.zeros(EXTRA, np.float32)])
         return out, self._hash(vectors, extra, centre, out)
 

@@ -12,11 +12,10 @@ from workers.config import WorldConfig
 from workers.errors import StorageError
 from workers.hashing import derive_seed
 from workers.kernels.steps import Shapes, Tensors
-from workers.lsh.chooser import ROWS as ASKED_ROWS
 from workers.lsh.chooser import HashChooser
 from workers.lsh.codes import EXTRA
 from workers.lsh.layer import HashedLayer, Neurons
-from workers.lsh.shared import SharedSteps
+from workers.lsh.shared import CANDIDATES, SharedSteps
 from workers.lsh.steps import PARTS, ActiveSteps
 from workers.lsh.tables import table_bytes
 from workers.lsh.weights import InputNeurons, RowNeurons
@@ -76,16 +75,18 @@ def first_codes(config: WorldConfig, *, device: str = "cpu") -> Tensors:
 
     For each hashed layer `NAME.codes`, (L, width) int16 that hold the bits of uint16,
     `NAME.offset`, (inputs + EXTRA,) float32, and `NAME.centre`, (inputs,); see `HashedLayer`.
-    And `NAME.touches`, (width,) int32: in how many steps each neuron was active.
+    And as (width,) int32 `NAME.touches`, in how many steps each neuron was active, or where a batch
+    shares them `NAME.last`, in which one the last time.
     """
     tensors: Tensors = {}
+    counted = "last" if config.model.lsh.shared else "touches"
     for name, inputs, width, active in layers_of(config):
         if active < width:
             shape = config.model.lsh.tables, width
             tensors[f"{name}.codes"] = torch.zeros(shape, dtype=torch.int16, device=device)
             tensors[f"{name}.offset"] = torch.zeros(inputs + EXTRA, device=device)
             tensors[f"{name}.centre"] = torch.zeros(inputs, device=device)
-            tensors[f"{name}.touches"] = torch.zeros(width, dtype=torch.int32, device=device)
+            tensors[f"{name}.{counted}"] = torch.zeros(width, dtype=torch.int32, device=device)
     return tensors
 
 
@@ -155,7 +156,7 @@ def hashed_steps(
             common = state[f"{name}.offset"].numpy(), state[f"{name}.centre"].numpy()
             layers[number] = HashedLayer(neurons, config.model.lsh, seed, codes, *common, pool)
     loss, relu = config.model.loss, config.model.activation == "relu"
-    chooser = HashChooser(layers, config.model.lsh, config.seed, pool)
+    chooser = HashChooser(layers, config.model.lsh, config.seed)
     if config.model.lsh.shared:
         return SharedSteps(
             parameters,
@@ -189,8 +190,9 @@ def step_bytes(config: WorldConfig, *, bf16: bool) -> int:
         hidden = 2 * batch * sum(config.model.hidden) * number
         last = layers[-1]
         shared = last.active * (batch * number + last.inputs * (3 * 4 + number))
-        votes = -(-batch // ASKED_ROWS) * last.width
-        return tables_bytes(config) + hidden + shared + votes
+        # Ids, how likely they are, and room that both have beside them.
+        candidates = batch * CANDIDATES * 3 * 4 + 2 * last.width * 4
+        return tables_bytes(config) + hidden + shared + candidates
     # Ids, activations, their gradients, and the rows and places by neuron.
     active = sum(batch * layer.active * (3 * 4 + 4 + 8) for layer in layers)
     parts = PARTS * batch * max(layer.active for layer in layers[:-1]) * 4
@@ -223,7 +225,7 @@ def check_hashing(config: WorldConfig, state: Tensors) -> None:
                     f"{name}: expected hash codes of {bits} bits, found {most};"
                     " the checkpoint was altered: remove it"
                 )
-        if name.endswith(".touches") and int(tensor.min()) < 0:
+        if name.endswith((".touches", ".last")) and int(tensor.min()) < 0:
             raise StorageError(
                 f"{name}: expected counts of steps, found {int(tensor.min())};"
                 " the checkpoint was altered: remove it"

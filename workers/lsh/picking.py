@@ -110,52 +110,6 @@ def pick(
     return additions
 
 
-@kernel
-def most_votes(codes: Codes, starts: Ids, sizes: Ids, neurons: Ids, most: Votes) -> int:
-    """Write for each neuron the most votes that it has from one of n rows.
-
-    Args:
-        codes: (n, L, probes) of the rows.
-        starts: of the tables.
-        sizes: likewise.
-        neurons: likewise.
-        most: (width,) written.
-
-    Returns:
-        Additions and comparisons.
-    """
-    votes = np.zeros(len(most), np.uint8)
-    most[:] = 0
-    additions = 0
-    for row in range(len(codes)):
-        additions += _vote(codes[row], starts, sizes, neurons, votes) + len(most)
-        for neuron in range(len(most)):
-            vote, before = votes[neuron], most[neuron]
-            most[neuron] = vote if vote > before else before
-            votes[neuron] = 0
-    return additions
-
-
-def highest(most: Votes, wanted: int, begin: int) -> Ids:
-    """Return the neurons with the most votes, ascending, and all that have `TAKEN`.
-
-    Args:
-        most: (width,) votes.
-        wanted: how many neurons, unless those are more.
-        begin: of those with equally many votes, the first from here on are taken, around.
-    """
-    # How many have at least so many votes.
-    reached = np.bincount(most, minlength=256)[::-1].cumsum()[::-1]
-    least = max(int(np.searchsorted(-reached, -wanted)), 0)
-    least = min(least, int(TAKEN))
-    sure = most >= least
-    room = wanted - int(reached[least])
-    if room > 0:
-        last = np.flatnonzero(most == least - 1)
-        sure[np.roll(last, -int(np.searchsorted(last, begin)))[:room]] = True
-    return np.flatnonzero(sure).astype(np.int32)
-
-
 @inline
 def _vote(codes: Any, starts: Any, sizes: Any, neurons: Any, votes: Any) -> Any:
     """Count the votes of all tables for one row; return how many there were."""

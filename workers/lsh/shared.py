@@ -3,7 +3,8 @@
 These are cut out of the network, the dense kernels make a step of what is left, and its weights go
 back to where they came from. A set that is shared must be larger than a row's own to serve all
 rows; but it takes products of matrices, ten times as fast as those that leap from bucket to bucket,
-and an optimiser that moves few weights.
+and an optimiser that moves few weights. A bucket that was left out for some steps makes up for them
+first, as if it had no gradient in them: so it ends where the dense network's would.
 """
 
 from __future__ import annotations
@@ -11,54 +12,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workers.hashing import derive_seed
 from workers.kernels import active
-from workers.kernels.cpu_forward import ROWS, CpuForward, Scratch
+from workers.kernels.active_updates import idle_rows
+from workers.kernels.adam import Idle, idle
+from workers.kernels.cpu_forward import ROWS, CpuForward, Scratch, bits
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.numbers import Ids
 from workers.kernels.steps import Examples, Tensors
+from workers.lsh.active import Active
 from workers.lsh.layer import Vectors, Work
+from workers.lsh.likely import chances, most_likely
+from workers.lsh.steps import ROWS as ASKED_ROWS
+from workers.lsh.steps import Chooser
 from workers.threads import Pool, spans
 
 GATHERED = 512
 """Buckets whose weights are copied in one task."""
-
-Inputs = Callable[[int, int], Vectors]
-"""The inputs of a layer for rows [start, stop)."""
-
-
-class SharedChooser(Protocol):
-    """Chooses the buckets of a batch."""
-
-    def reload(self) -> None:
-        """Take over a state that was changed from outside."""
-
-    def begin(self, step: int) -> Work:
-        """Prepare for a step, numbered from 1."""
-
-    def share(
-        self, layer: int, rows: int, inputs: Inputs, own: Ids, wanted: int
-    ) -> tuple[Ids, int]:
-        """Return the neurons of a layer that all rows compute, and additions and comparisons.
-
-        Args:
-            layer: 0 for the input layer.
-            rows: of the batch.
-            inputs: of the layer.
-            own: neurons that are among them in any case, perhaps repeated.
-            wanted: how many, unless those are more.
-
-        Returns:
-            Ids, ascending, and how many additions and comparisons that took.
-        """
-
-    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
-        """Take note of the neurons of each layer that a step moved, and of what it was given."""
+CANDIDATES = 96
+"""Buckets that a row's tables name, and that it computes to tell the best of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +65,7 @@ class SharedSteps(CpuForward):
         relu: likewise.
         bf16: likewise.
         wanted: buckets that a batch computes.
-        chooser: of those.
+        chooser: of each row's candidates.
         pool: as for `CpuSteps`.
     """
 
@@ -101,7 +78,7 @@ class SharedSteps(CpuForward):
         relu: bool,
         bf16: bool,
         wanted: int,
-        chooser: SharedChooser,
+        chooser: Chooser,
         pool: Pool,
     ) -> None:
         super().__init__(parameters, loss=loss, relu=relu, bf16=bf16, pool=pool)
@@ -109,10 +86,11 @@ class SharedSteps(CpuForward):
         self._loss = loss
         self._parameters, self._state = parameters, state
         self._name = f"layer.{self._layers - 1}"
-        self._touches = state[f"{self._name}.touches"].numpy()
+        self._last = state[f"{self._name}.last"].numpy()
         self._wanted = wanted
         self._chooser = chooser
         self._parts, self._inner = Scratch(), Scratch()
+        self._candidates: Active | None = None
         self.tally = np.zeros(3, np.int64)
         """What was done so far; see `workers.kernels.active`."""
 
@@ -123,46 +101,81 @@ class SharedSteps(CpuForward):
 
     def train(self, examples: Examples, *, step: int, input_rate: float, rate: float) -> float:
         """See `Steps.train`."""
+        hidden, own = self._hidden_of(examples), examples.buckets
         work = self._chooser.begin(step)
-        inputs, own = self._inputs(examples), examples.buckets
-        given = self._layers, len(examples), inputs, own, self._wanted
-        ids, additions = self._chooser.share(*given)
+        ids, asking = self._choose(hidden, own, step)
         cuts = self._cuts(ids)
-        self._run(cuts, Cut.take)
         parts = {name: cut.part for name, cut in cuts.items()}
+        self._run(cuts, Cut.take)
+        self._make_up(parts, idle(rate, self._last[ids], step - 1))
         steps = CpuSteps(
             {name: parts.get(name, tensor) for name, tensor in self._parameters.items()},
             {name: parts.get(name, tensor) for name, tensor in self._state.items()},
-            products=[*self._products[:-1], parts.get("product", parts[f"{self._name}.weight"])],
+            products=[*self._products[:-1], self._product_of(parts)],
             scratch=self._inner,
-            before=self._touches[ids],
             **self._steps,  # type: ignore[arg-type]
         )
-        places = np.searchsorted(ids, own).astype(np.int32)
-        inner = replace(examples, buckets=places)
+        inner = replace(examples, buckets=np.searchsorted(ids, own).astype(np.int32))
         loss = steps.train(inner, step=step, input_rate=input_rate, rate=rate)
         self._run(cuts, Cut.give)
-        self._touches[ids] += 1
-        none = [inputs(0, 0)] * self._layers
-        work += self._chooser.end([None] * self._layers + [ids], [*none, inputs(0, len(examples))])
-        self._count(examples, len(ids), work + Work(additions=additions))
+        self._last[ids] = step
+        none = [_vectors(hidden, 0, 0)] * self._layers
+        everyone = _vectors(hidden, 0, len(examples))
+        work += self._chooser.end([None] * self._layers + [ids], [*none, everyone])
+        self._count(examples, len(ids), work + asking)
         return loss
 
-    def _inputs(self, examples: Examples) -> Inputs:
+    def _hidden_of(self, examples: Examples) -> Tensor:
         """Return what the last layer is given."""
         activations = self._activations(examples)
         chunks = spans(len(examples), ROWS)
         self._pool.run(lambda a, b: self._hidden(a, b, examples, activations), chunks)
-        hidden = activations[-2]
-        width = hidden.shape[1]
+        return activations[-2]
 
-        def inputs(start: int, stop: int) -> Vectors:
-            values = hidden[start:stop].float().reshape(-1).numpy()
-            begins = np.arange(stop - start, dtype=np.int64) * width
-            counts = np.full(stop - start, width, np.int32)
-            return Vectors(begins, counts, np.empty(0, np.int32), values)
+    def _choose(self, hidden: Tensor, own: Ids, step: int) -> tuple[Ids, Work]:
+        """Return the buckets of a batch, and what it took to find them."""
+        rows, width = len(hidden), len(self._last)
+        room = min(CANDIDATES, width)
+        if self._candidates is None or len(self._candidates.counts) < rows:
+            self._candidates = Active.empty(rows, width, room, whole=False)
+        named = self._candidates.first(rows)
+        nobody = np.zeros(rows + 1, np.int64), np.empty(0, np.int32)
+        product, bias = bits(self._products[-1]), self._biases[-1]
+        softmax, additions = self._loss == "softmax", []
 
-        return inputs
+        def work(start: int, stop: int) -> None:
+            inputs = _vectors(hidden, start, stop)
+            given = self._layers, (start, stop), inputs, nobody, room, named
+            additions.append(self._chooser.choose(*given))
+            asked = named.ids, named.counts, bits(hidden), product, bias, softmax
+            chances(start, stop, *asked, named.values)
+
+        self._pool.run(work, spans(rows, ASKED_ROWS))
+        begin = derive_seed("others", step) % width
+        found = named.ids, named.counts, named.values
+        ids = most_likely(*found, own, self._wanted, begin, width)
+        pairs = rows * room
+        of_loss = active.OF_LOSS[self._loss]
+        products = pairs * hidden.shape[1]
+        return ids, Work(
+            products + of_loss[0] * pairs,
+            sum(additions) + products + (of_loss[1] + 1) * pairs + 2 * width,
+        )
+
+    def _make_up(self, parts: Tensors, steps: Idle) -> None:
+        """Let the buckets of a step make up for those that they left out."""
+        weight, bias = f"{self._name}.weight", f"{self._name}.bias"
+        tasks = []
+        for name, copy in ((weight, self._product_of(parts)), (bias, parts[bias])):
+            of = parts[name], copy, parts[f"{name}.first"], parts[f"{name}.second"]
+            arrays = [bits(tensor).reshape(len(steps.moves), -1) for tensor in of]
+            chunks = spans(len(steps.moves), GATHERED)
+            tasks += [(idle_rows, (*chunk, *arrays, *steps)) for chunk in chunks]
+        self._pool.run_tasks(tasks)
+
+    def _product_of(self, parts: Tensors) -> Tensor:
+        """Return the last layer's part as products take it."""
+        return parts.get("product", parts[f"{self._name}.weight"])
 
     def _cuts(self, ids: Ids) -> dict[str, Cut]:
         """Return what the buckets of a step have: weights, biases and their moments."""
@@ -188,10 +201,20 @@ class SharedSteps(CpuForward):
         """Add what a step did to the tally."""
         hidden = [len(bias) for bias in self._biases[:-1]]
         count_dense(self.tally, examples, [*hidden, buckets], self._loss)
-        # Hidden layers were computed once more, as the choice is made by what they give.
+        # Hidden layers were computed once more, as the choice is made by what they give; and what
+        # buckets make up for has a root.
         again = len(examples.ids) * hidden[0] + len(examples) * _weights(hidden)
-        multiplications, additions = again + work.multiplications, again + work.additions
+        moved = buckets * (hidden[-1] + 1)
+        multiplications = again + work.multiplications + 4 * moved
+        additions = again + work.additions + 2 * moved
         active.add_to(self.tally, multiplications, additions, 4 * (multiplications + additions))
+
+
+def _vectors(hidden: Tensor, start: int, stop: int) -> Vectors:
+    """Return some rows of a layer's inputs as vectors."""
+    values, width = hidden[start:stop].float().reshape(-1).numpy(), hidden.shape[1]
+    begins = np.arange(stop - start, dtype=np.int64) * width
+    return Vectors(begins, np.full(stop - start, width, np.int32), np.empty(0, np.int32), values)
 
 
 def count_dense(tally: active.Tally, examples: Examples, widths: list[int], loss: str) -> None:

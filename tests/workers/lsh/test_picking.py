@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.lsh.picking import most_votes, pick
+from workers.lsh.picking import pick
 from workers.lsh.tables import Tables
 from workers.threads import Pool
 
@@ -71,26 +71,6 @@ def test_own_neurons_come_first_then_the_most_named_and_then_others(
         assert found[: len(mine)] == mine
         # Of equally many votes, any may be taken.
         assert sorted((votes[n] for n in found[len(mine) : sure]), reverse=True) == best
-
-
-@given(
-    width=st.integers(1, 50),
-    tables=st.integers(1, 5),
-    bits=st.integers(1, 4),
-    rows=st.integers(1, 9),
-    seed=st.integers(0, 1000),
-)
-@settings(max_examples=40, deadline=None)
-def test_the_most_votes_of_any_row_are_found(
-    width: int, tables: int, bits: int, rows: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    made = random_tables(rng, tables, width, bits)
-    asked = random_codes(rng, rows, tables, bits, 2)
-    most = np.full(width, 7, np.uint8)
-    most_votes(asked, made.starts, made.sizes, made.neurons, most)
-    votes = [votes_by_definition(made, codes) for codes in asked]
-    assert most.tolist() == [max([one.get(n, 0) for one in votes], default=0) for n in range(width)]
 
 
 def test_a_row_has_the_same_neurons_whatever_is_beside_it() -> None:
