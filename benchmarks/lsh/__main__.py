@@ -1,6 +1,7 @@
 """Hashing inside a world: accuracy, operations, and the time of a step.
 
-    python -m benchmarks.lsh [--parts wide,wall,accuracy] [--sets digits,tldr] [--shares 0.05,0.1]
+    python -m benchmarks.lsh [--parts wide,wall,accuracy]
+        [--sets digits,tldr] [--systems hashing,random] [--shares 0.05,0.1]
 
 - `wide`: bucket accuracy of a world of 200,000 buckets;
 - `wall`: a step's time on one core, for 1,000 to 500,000 buckets, and what it counts;
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.lsh import accuracy, wall, wide
+from benchmarks.lsh.choosers import CHOOSERS
 from benchmarks.lsh.figure import draw
 from benchmarks.lsh.kept import Kept
 from benchmarks.lsh.report import table
@@ -29,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--sets", default=",".join(accuracy.SETS), help="comma-separated")
+    parser.add_argument("--systems", default=",".join(CHOOSERS), help="comma-separated")
     parser.add_argument("--shares", default="", help="comma-separated; default: all")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
@@ -38,7 +41,7 @@ def main() -> None:
     if "wall" in parts:
         wall.measure()
     if "accuracy" in parts:
-        accuracy.measure(arguments.sets.split(","), shares)
+        accuracy.measure(arguments.sets.split(","), arguments.systems.split(","), shares)
     results = {name: Kept(name).units for name in ("wide", "wall", *accuracy.SETS)}
     write_results("lsh", {"measured": results}, table(results))
     draw(results)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from benchmarks.accuracy import JOBS, settings
 from benchmarks.datasets import find_sets
-from benchmarks.lsh.choosers import CHOOSERS
 from benchmarks.lsh.images import MAKERS, image_set
 from benchmarks.lsh.kept import Found, Kept
 from benchmarks.lsh.training import (
@@ -42,6 +41,14 @@ WORLDS = 2
 LAYERS, WIDTH = 2, 1000
 """Hidden layers, as in the paper."""
 EPOCHS = {"rectangles": 10, "convex": 10, "digits": 60}
+FAMILY: dict[str, Literal["signs", "winners"]] = {
+    "rectangles": "winners",
+    "convex": "winners",
+    "digits": "signs",
+}
+"""What codes are made of: the better of the two for each set."""
+CANDIDATES = 8
+"""Neurons that tables name for each that is active, of images."""
 RATE, FEW_RATE = 0.001, 0.005
 """Adam's, of images, where all neurons are active, and where few are and each moves more rarely."""
 TEXTS = ("tldr", "omw")
@@ -62,17 +69,17 @@ class Unit(NamedTuple):
         return f"{self.system} {self.share:g} {self.seed}"
 
 
-def shares(wanted: Sequence[float] = SHARES) -> Iterator[tuple[str, float]]:
+def ways(systems: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[str, float]]:
     """Yield systems with shares, in the order in which they are measured."""
     yield "dense", 1.0
-    for share in wanted:
-        for system in CHOOSERS:
+    for system in systems:
+        for share in shares:
             yield system, share
 
 
-def measure(names: Sequence[str], wanted: Sequence[float]) -> None:
-    """Measure what is missing of some sets at some shares."""
-    for system, share in shares(wanted):
+def measure(names: Sequence[str], systems: Sequence[str], shares: Sequence[float]) -> None:
+    """Measure what is missing of some sets, by some systems, at some shares."""
+    for system, share in ways(systems, shares):
         for name in names:
             kept, run = Kept(name), _images if name in MAKERS else _texts
             for seed in SEEDS if name in MAKERS else SEEDS[:1]:
@@ -94,8 +101,12 @@ def _images(name: str, unit: Unit) -> Found:
             hidden=(WIDTH,) * LAYERS,
             activation="relu",
             active=unit.share,
-            # Hidden layers that learnt with what tables named expect that, as in the paper.
-            lsh=LshConfig(predict="tables"),
+            lsh=LshConfig(
+                family=FAMILY[name],
+                candidates=CANDIDATES,
+                # Hidden layers that learnt with what tables named expect that, as in the paper.
+                predict="tables",
+            ),
         ),
         optimizer=OptimizerConfig(
             input_rate=0.05, rate=RATE if unit.system == "dense" else FEW_RATE

@@ -60,6 +60,7 @@ DEFAULTS = {
     "model.lsh.bits": None,
     "model.lsh.tables": 127,
     "model.lsh.probes": None,
+    "model.lsh.candidates": 1,
     "model.lsh.asymmetric": False,
     "model.lsh.shared": False,
     "model.lsh.predict": "dense",

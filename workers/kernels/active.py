@@ -115,6 +115,60 @@ def layer_active(
 
 
 @kernel
+def keep_highest(
+    start: int,
+    stop: int,
+    offsets: Offsets,
+    own: Ids,
+    wanted: int,
+    floor: float,
+    ids: Ids,
+    counts: Ids,
+    values: Floats,
+    tally: Tally,
+) -> None:
+    """Keep the highest of each row's neurons, and no activation below the floor.
+
+    Args:
+        start: of the rows.
+        stop: likewise.
+        offsets: (n + 1,) of `own`.
+        own: each row's neurons that are kept in any case, ascending, perhaps repeated: as many are
+            the first active ones, each once.
+        wanted: how many are kept, unless a row's own are more.
+        floor: the least activation.
+        ids: (n, m) active neurons, changed in place; those that are kept stay in their order.
+        counts: (n,) how many, likewise.
+        values: (n, m) their activations, likewise.
+        tally: see above.
+    """
+    floor32 = np.float32(floor)
+    for row in range(start, stop):
+        line, named, count, at = values[row], ids[row], counts[row], 0
+        for position in range(offsets[row], offsets[row + 1]):
+            at += int(is_new(own, offsets[row], position))
+        room = max(wanted - at, 0)
+        if 0 < room < count - at:
+            least = np.partition(line[at:count], count - at - room)[count - at - room]
+            ties = room
+            for i in range(at, count):
+                ties -= int(line[i] > least)
+            for i in range(at, count):
+                tie = line[i] == least and ties > 0
+                if tie or line[i] > least:
+                    ties -= int(tie)
+                    line[at], named[at] = line[i], named[i]
+                    at += 1
+        else:
+            at = min(at + room, count)
+        counts[row] = at
+        for i in range(at):
+            line[i] = max(line[i], floor32)
+        # A partition looks at each number three or four times.
+        add_to(tally, 0, 6 * count, 12 * count)
+
+
+@kernel
 def softmax_active(
     start: int,
     stop: int,

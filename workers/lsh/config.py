@@ -28,6 +28,9 @@ class LshConfig:
     probes: int | None = None
     """Buckets that a row looks into in each table: its own, and those of the likeliest other
     codes; null: 2, or 4 where the rows of a batch share what they find."""
+    candidates: int = 1
+    """Neurons that tables name for each that is active, where rows have sets of their own; of
+    those, the ones with the highest activations are."""
     asymmetric: bool = False
     """Whether all neurons are made equally long before they are hashed."""
     shared: bool = False
@@ -75,6 +78,8 @@ class LshConfig:
         most = self._digits(self.narrowest) + 1
         if self.probes is not None and not 1 <= self.probes <= most:
             found.append(f"model.lsh.probes: expected 1 to {most}, found {self.probes}")
+        if self.candidates < 1:
+            found.append(f"model.lsh.candidates: expected at least 1, found {self.candidates}")
         if not 1 <= self.tables <= MOST_TABLES:
             found.append(f"model.lsh.tables: expected 1 to {MOST_TABLES}, found {self.tables}")
         if self.shared and self.predict != "dense":

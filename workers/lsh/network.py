@@ -175,6 +175,7 @@ def hashed_steps(
         relu=relu,
         kept=kept_neurons(config),
         wanted=[layer.active for layer in sizes],
+        candidates=config.model.lsh.candidates,
         chooser=chooser,
         pool=pool,
         by_tables=by_tables(config),
@@ -183,8 +184,8 @@ def hashed_steps(
 
 def step_bytes(config: WorldConfig, *, bf16: bool) -> int:
     """Return the bytes that steps take beside parameters and state: tables and active neurons."""
-    batch, layers = config.training.batch_size, layers_of(config)
-    if config.model.lsh.shared:
+    batch, layers, hashing = config.training.batch_size, layers_of(config), config.model.lsh
+    if hashing.shared:
         number = 2 if bf16 else 4
         # Activations and gradients, and a copy of what the shared buckets have.
         hidden = 2 * batch * sum(config.model.hidden) * number
@@ -194,7 +195,8 @@ def step_bytes(config: WorldConfig, *, bf16: bool) -> int:
         candidates = batch * CANDIDATES * 3 * 4 + 2 * last.width * 4
         return tables_bytes(config) + hidden + shared + candidates
     # Ids, activations, their gradients, and the rows and places by neuron.
-    active = sum(batch * layer.active * (3 * 4 + 4 + 8) for layer in layers)
+    named = (min(layer.width, layer.active * hashing.candidates) for layer in layers)
+    active = sum(batch * each * (3 * 4 + 4 + 8) for each in named)
     parts = PARTS * batch * max(layer.active for layer in layers[:-1]) * 4
     return tables_bytes(config) + active + parts
 

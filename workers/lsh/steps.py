@@ -79,6 +79,8 @@ class ActiveSteps(CpuForward):
         loss: `softmax` or `bce`.
         relu: whether hidden layers are rectified; else they are linear.
         wanted: active neurons of a row in each layer, B the last; its width, if all are.
+        candidates: how many neurons the chooser names for each that is then active: those of the
+            highest activations are.
         chooser: of those.
         pool: where tasks run.
         kept: as for `CpuForward`.
@@ -93,6 +95,7 @@ class ActiveSteps(CpuForward):
         loss: str,
         relu: bool,
         wanted: list[int],
+        candidates: int = 1,
         chooser: Chooser,
         pool: Pool,
         kept: Mapping[int, int] | None = None,
@@ -103,6 +106,8 @@ class ActiveSteps(CpuForward):
         self._relu = relu
         self._loss_name = loss
         self._wanted = wanted
+        widths = [len(bias) for bias in self._biases]
+        self._named = [min(w, n * candidates) for w, n in zip(widths, wanted, strict=True)]
         self._chooser = chooser
         self._arrays = {name: tensor.numpy() for name, tensor in (parameters | state).items()}
         self._touches = [
@@ -193,7 +198,7 @@ class ActiveSteps(CpuForward):
     def _room(self, rows: int, labels: int) -> list[Active]:
         """Return room for rows with at most so many labels, kept between steps."""
         widths = [len(bias) for bias in self._biases]
-        rooms = [*self._wanted[:-1], min(widths[-1], max(self._wanted[-1], labels))]
+        rooms = [*self._named[:-1], min(widths[-1], max(self._named[-1], labels))]
         held = self._held
         if not held or held[-1].ids.shape[1] < rooms[-1] or len(held[0].counts) < rows:
             shapes = zip(widths, rooms, self._wanted, strict=True)
@@ -215,10 +220,17 @@ class ActiveSteps(CpuForward):
         )
         touched = layer.touched()
         floor = -math.inf if index == len(layers) - 1 else self._floor
-        given = *touched, *before.inputs, *self._weights(index), floor, layer.values
+        chooses = self._named[index] > self._wanted[index]
+        first_floor = -math.inf if chooses else floor
+        given = *touched, *before.inputs, *self._weights(index), first_floor, layer.values
         chunks = spans(len(touched.neurons), NEURONS)
         self._run([(active.layer_active, (*chunk, *given)) for chunk in chunks])
-        return touched
+        if not chooses:
+            return touched
+        rest = *(own or _nobody(layer)), self._wanted[index], floor, *layer.inputs
+        chunks = spans(len(layer.counts), ROWS)
+        self._run([(active.keep_highest, (*chunk, *rest)) for chunk in chunks])
+        return layer.touched()
 
     def _layer_back(
         self, index: int, layers: list[Active], touched: Touched, steps: Unbiased
@@ -264,14 +276,19 @@ class ActiveSteps(CpuForward):
         self, span: tuple[int, int], rows: Rows, layer: Active, tally: active.Tally
     ) -> None:
         weight, bias = self._arrays["input.weight"], self._biases[0]
-        given = *span, rows.offsets, rows.ids, rows.values, weight, bias, self._floor
+        given = *span, rows.offsets, rows.ids, rows.values, weight, bias
         if layer.whole:
-            cpu.embedding_bag(*given, layer.values)
+            cpu.embedding_bag(*given, self._floor, layer.values)
             features = rows.offsets[span[1]] - rows.offsets[span[0]]
             _count(tally, features * layer.width, features * layer.width)
             return
         self._choose(span, 0, _features(rows, *span), None, layer, tally)
-        active.bag_active(*given, layer.ids, layer.counts, layer.values, tally)
+        chooses = self._named[0] > self._wanted[0]
+        first_floor = -math.inf if chooses else self._floor
+        active.bag_active(*given, first_floor, *layer.inputs, tally)
+        if chooses:
+            own, how = _nobody(layer), (self._wanted[0], self._floor)
+            active.keep_highest(*span, *own, *how, layer.ids, layer.counts, layer.values, tally)
 
     def _choose(
         self,
@@ -284,9 +301,8 @@ class ActiveSteps(CpuForward):
     ) -> None:
         if layer.whole:
             return
-        if own is None:
-            own = np.zeros(len(layer.counts) + 1, np.int64), np.empty(0, np.int32)
-        done = self._chooser.choose(index, span, inputs, own, self._wanted[index], layer)
+        own = own or _nobody(layer)
+        done = self._chooser.choose(index, span, inputs, own, self._named[index], layer)
         _count(tally, 0, done)
 
     def _loss(
@@ -381,6 +397,11 @@ def _features(rows: Rows, start: int, stop: int) -> Vectors:
     offsets = rows.offsets[start : stop + 1]
     counts = np.diff(offsets).astype(np.int32)
     return Vectors(offsets[:-1], counts, rows.ids, rows.values)
+
+
+def _nobody(layer: Active) -> tuple[Offsets, Ids]:
+    """Return that no row has neurons that are active in any case."""
+    return np.zeros(len(layer.counts) + 1, np.int64), np.empty(0, np.int32)
 
 
 def _add(tally: active.Tally, work: Work) -> None:

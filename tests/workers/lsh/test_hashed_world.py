@@ -67,11 +67,11 @@ def train(config: WorldConfig) -> Bits:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize(("asymmetric", "candidates"), [(False, 1), (True, 1), (False, 3)])
 def test_a_stopped_world_ends_with_the_same_bits_on_any_number_of_threads(
-    folder: str, family: str, asymmetric: bool
+    folder: str, family: str, asymmetric: bool, candidates: int
 ) -> None:
-    settings = lsh(family, asymmetric=asymmetric)
+    settings = lsh(family, asymmetric=asymmetric, candidates=candidates)
     wanted = train(hashed(folder, lsh=settings))
     for step, threads in ((1, 1), (5, 3), (29, 2)):
         config = hashed(folder, lsh=settings, threads=threads)
@@ -283,6 +283,7 @@ def test_a_predictor_answers_as_the_world_that_was_trained(folder: str) -> None:
             "model.lsh.probes: expected 1 to 3, found 4",
         ),
         ({"lsh": LshConfig(tables=128)}, "model.lsh.tables: expected 1 to 127, found 128"),
+        ({"lsh": LshConfig(candidates=0)}, "model.lsh.candidates: expected at least 1, found 0"),
         ({"lsh": LshConfig(narrowest=1)}, "model.lsh.narrowest: expected at least 2, found 1"),
         (
             {"lsh": LshConfig(shared=True, predict="tables")},

@@ -20,7 +20,7 @@ from tests.workers.networks import (
     network,
     shapes,
 )
-from workers.kernels import active_reference
+from workers.kernels import active_reference, reference
 from workers.kernels.cpu_forward import CpuForward
 from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.numbers import Ids, Offsets
@@ -239,6 +239,57 @@ def test_all_neurons_active_is_the_dense_step() -> None:
             one = some.train(examples, step=step, **rates)
             assert one == pytest.approx(dense.train(examples, step=step, **rates), rel=1e-5)
     assert difference(mine, theirs, weights) < 1e-4
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_of_the_candidates_those_of_the_highest_activations_are_active(loss: str) -> None:
+    config, weights = network(hidden=(9, 7), buckets=12, loss=loss, activation="linear")
+    rng = np.random.default_rng(0)
+    examples = examples_of(batch_of(rng, 30, config), config)
+    mine, theirs, masks, wanted = copies(weights), copies(weights), [], [4, 3, 5]
+    rates = {"input_rate": INPUT_RATE, "rate": RATE}
+
+    def fire(layer: int, activations: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros_like(activations)
+        masks.append(mask.scatter_(1, activations.topk(wanted[layer]).indices, 1))
+        return activations * mask
+
+    rows = (torch.from_numpy(a) for a in (examples.offsets, examples.ids, examples.values))
+    offsets, ids, values = rows
+    how = {"relu": False, "dtype": torch.float32, "fire": fire}
+    logits = reference.logits(theirs, offsets, ids.long(), values, **how)  # type: ignore[arg-type]
+    starts, buckets = examples.label_offsets, examples.buckets
+    last = torch.zeros_like(logits)
+    for row, line in enumerate(logits):
+        own = torch.from_numpy(np.unique(buckets[starts[row] : starts[row + 1]])).long()
+        others = line.clone()
+        others[own] = -torch.inf
+        last[row, own] = 1
+        last[row, others.topk(max(0, wanted[2] - len(own))).indices] = 1
+    with Pool(2) as pool:
+        steps = ActiveSteps(
+            mine,
+            state_of(mine, [9, 7, 12]),
+            loss=loss,
+            relu=False,
+            wanted=wanted,
+            candidates=3,
+            chooser=AtRandom(3),
+            pool=pool,
+        )
+        found = steps.train(examples, step=1, **rates)
+    expected = active_reference.train_step(
+        theirs,
+        first_state(theirs),
+        examples,
+        never([9, 7, 12]),
+        [*masks[:2], last],
+        loss=loss,
+        relu=False,
+        **rates,  # type: ignore[arg-type]
+    )
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert difference(mine, theirs, weights) < 1e-3
 
 
 def test_weights_do_not_depend_on_the_number_of_threads() -> None:
