@@ -81,12 +81,15 @@ class Files:
         return pa.PythonFile(RemoteFile(self.filesystem, path, self._retries), mode="r")
 
 
-def find(uri: str, retries: Retries | None = None) -> Found:
-    """Return the Parquet files that a URI, a path or a glob stands for.
+def find(
+    uri: str, retries: Retries | None = None, *, endings: tuple[str, ...] = (".parquet",)
+) -> Found:
+    """Return the files that a URI, a path or a glob stands for.
 
     Args:
         uri: where they are.
         retries: how requests to a server are tried again; None: for up to two minutes.
+        endings: of the names of those that are looked for in a folder.
 
     Raises:
         DataError: if there are none, or the URI names no filesystem.
@@ -98,13 +101,15 @@ def find(uri: str, retries: Retries | None = None) -> Found:
     if info.type == pa.fs.FileType.Directory:
         base = path.rstrip("/")
         found = files.infos(pa.fs.FileSelector(path))
-        found = [file for file in found if file.is_file and file.path.endswith(".parquet")]
+        found = [file for file in found if file.is_file and file.path.endswith(endings)]
     else:
         base = _folder_of(path)
         found = [info] if info.is_file else _glob(files, path, base)
     if not found:
+        endings_told = " or ".join(f"*{ending}" for ending in endings)
+        kind = "Parquet" if endings == (".parquet",) else endings_told
         raise DataError(
-            f"{uri}: expected a Parquet file, a folder of *.parquet files, or a glob, found"
+            f"{uri}: expected a {kind} file, a folder of {endings_told} files, or a glob, found"
             f" {'a folder without any' if info.type == pa.fs.FileType.Directory else 'no file'};"
             " check the path"
         )

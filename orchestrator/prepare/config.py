@@ -1,0 +1,97 @@
+"""What is to be prepared, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.errors import ConfigError
+
+Format = Literal["csv", "tsv", "jsonl", "parquet", "xmc"]
+SUFFIXES: dict[Format, tuple[str, ...]] = {
+    "csv": (".csv",),
+    "tsv": (".tsv",),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "parquet": (".parquet",),
+    "xmc": (".txt",),
+}
+"""How the names of files of each format end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Where raw rows are and what their columns mean."""
+
+    source: str = ""
+    """A file, a folder or a glob; any pyarrow.fs URI."""
+    format: Format | None = None
+    """Of the files; null: what their names end in says it."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of CSV and TSV files without a line of names; empty: they have one."""
+    encoding: str = "utf-8"
+    """Of text files; rows that are not in it are set aside."""
+    text: tuple[str, ...] = ()
+    """Text columns. A row needs text in one of them."""
+    indices: str | None = None
+    """Column of feature ids (list of integers)."""
+    values: str | None = None
+    """Column of feature values (list of floats) beside `indices`; null: they are counted."""
+    labels: str = "labels"
+    """Column of class names of any type, one or a list for each row."""
+    label_separator: str | None = None
+    """What stands between the class names of a row in one text, such as `|`; null: it is one
+    name."""
+    most_labels: int = 10_000
+    """Rows with more class names are set aside: they are rarely meant."""
+    weight: str | None = None
+    """Column of row weights; null: all ones."""
+    piece_bytes: int = 64 << 20
+    """Bytes of a file that are read together; memory is a small multiple of it."""
+
+    def validate(self) -> PrepareConfig:
+        """Return this.
+
+        Raises:
+            ConfigError: with one sentence for each setting that cannot work.
+        """
+        if found := self._problems():
+            raise ConfigError("\n".join(found))
+        return self
+
+    def inputs(self) -> list[str]:
+        """Return the columns of the source that are read, each once."""
+        inputs = [*self.text, self.indices, self.values, self.labels, self.weight]
+        return list(dict.fromkeys(name for name in inputs if name))
+
+    def _problems(self) -> list[str]:
+        found = []
+        if not self.source:
+            found.append("source: expected a file, a folder or a glob, found nothing")
+        if self.format == "xmc":
+            found += [
+                f"{name}: expected nothing for format=xmc, whose lines are labels and features,"
+                f" found {getattr(self, name)}"
+                for name in ("text", "indices", "values", "weight")
+                if getattr(self, name)
+            ]
+        elif not (self.text or self.indices):
+            found.append("text: expected text columns, or indices=..., found neither")
+        if self.values and not self.indices:
+            found.append("values: expected indices beside it, found none")
+        if self.label_separator == "":
+            found.append("label_separator: expected a sign such as '|', or null, found ''")
+        if self.columns and (missing := set(self.inputs()) - set(self.columns)):
+            found.append(
+                f"columns: expected {', '.join(sorted(missing))} among them, as other settings say,"
+                f" found {', '.join(self.columns)}"
+            )
+        for name in ("most_labels", "piece_bytes"):
+            if getattr(self, name) < 1:
+                found.append(f"{name}: expected at least 1, found {getattr(self, name)}")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            found.append(
+                f"encoding: expected one that Python knows, such as latin-1, found {self.encoding}"
+            )
+        return found
