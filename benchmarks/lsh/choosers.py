@@ -12,8 +12,8 @@ from torch.nn import functional
 from workers.kernels.numbers import Ids, Offsets
 from workers.kernels.steps import Tensors
 from workers.lsh.active import Active
+from workers.lsh.chooser import Chooser
 from workers.lsh.layer import Vectors, Work
-from workers.lsh.steps import Chooser
 
 _OWN = 1e9
 """A score that none has but a row's own neurons."""

@@ -32,6 +32,13 @@ def table(found: dict[str, Units]) -> str:
         "",
         *_accuracies(found),
         "",
+        "## Within one point",
+        "",
+        "The fewest multiplications at which hash tables keep the accuracy of all neurons to within"
+        " one point; where none do, the share of neurons that comes nearest.",
+        "",
+        *_verdicts(found),
+        "",
         "## Operations of training with hash tables, % of all neurons computed",
         "",
         "Counted in the kernels: multiplications (divisions and roots among them), additions and"
@@ -102,6 +109,24 @@ def shares_of_dense(units: Units, share: float) -> Found | None:
         kind: other[kind] / other["steps"] * one["steps"] / one[kind]
         for kind in ("multiplications", "additions", "bytes")
     }
+
+
+def _verdicts(found: dict[str, Units]) -> list[str]:
+    rows = []
+    for name in accuracy.SETS:
+        dense, tried = accuracies(found[name], "dense", 1.0), []
+        for share in SHARES:
+            mine, told = (
+                accuracies(found[name], "hashing", share),
+                shares_of_dense(found[name], share),
+            )
+            if dense and mine and told:
+                tried.append((mean(dense) - mean(mine), 100 * told["multiplications"], share))
+        if tried:
+            near = [one for one in tried if one[0] <= 1]
+            lost, done, share = min(near, key=lambda one: one[1]) if near else min(tried)
+            rows.append((name, share, f"{lost:+.2f}", f"{done:.1f}"))
+    return markdown(("set", "active", "points lost", "multiplications, %"), rows)
 
 
 def _operations(found: dict[str, Units]) -> list[str]:

@@ -23,8 +23,9 @@ from workers.config import WorldConfig
 from workers.features import Featurizer
 from workers.kernels.active import Tally
 from workers.kernels.steps import Steps
+from workers.lsh.chooser import Chooser
 from workers.lsh.network import hashed_steps, kept_neurons, layers_of
-from workers.lsh.steps import ActiveSteps, Chooser
+from workers.lsh.steps import ActiveSteps
 from workers.threads import Pool
 from workers.world import World
 

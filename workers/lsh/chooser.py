@@ -1,6 +1,8 @@
-"""Active neurons by hash tables."""
+"""Who chooses active neurons, and how hash tables do."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +15,43 @@ from workers.lsh.picking import pick
 
 FEW = 128
 """Neurons of a layer for one that a step moved, from which on those are hashed anew at once."""
+
+
+class Chooser(Protocol):
+    """Chooses the active neurons of rows, layer by layer."""
+
+    def reload(self) -> None:
+        """Take over a state that was changed from outside."""
+
+    def begin(self, step: int) -> Work:
+        """Prepare for a step, numbered from 1."""
+
+    def choose(
+        self,
+        layer: int,
+        span: tuple[int, int],
+        inputs: Vectors,
+        own: tuple[Offsets, Ids],
+        wanted: int,
+        chosen: Active,
+    ) -> int:
+        """Write ids and counts of some rows.
+
+        Args:
+            layer: 0 for the input layer.
+            span: [start, stop) of the rows.
+            inputs: (stop - start,) the layer's inputs of these rows.
+            own: (n + 1,) offsets, and the neurons that a row has active in any case, which come
+                first, ascending.
+            wanted: how many to choose for a row, unless its own are more.
+            chosen: written.
+
+        Returns:
+            Additions and comparisons.
+        """
+
+    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
+        """Take note of the neurons of each layer that a step moved, and of what it was given."""
 
 
 class HashChooser:

@@ -26,10 +26,10 @@ from workers.kernels.cpu_steps import CpuSteps
 from workers.kernels.numbers import Ids
 from workers.kernels.steps import Examples, Tensors
 from workers.lsh.active import Active
+from workers.lsh.chooser import Chooser
 from workers.lsh.layer import Vectors, Work
 from workers.lsh.likely import chances, most_likely
 from workers.lsh.steps import ROWS as ASKED_ROWS
-from workers.lsh.steps import Chooser
 from workers.threads import Pool, spans
 
 GATHERED = 512

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from workers.kernels.losses import bce_gradient, softmax_gradient
 from workers.kernels.numbers import Floats, Ids, Offsets
 from workers.kernels.steps import Examples, Rows, Tensors
 from workers.lsh.active import Active, Touched
+from workers.lsh.chooser import Chooser
 from workers.lsh.layer import Vectors, Work
 from workers.threads import Pool, Task, spans
 
@@ -31,43 +31,6 @@ PARTS = 8
 """Tasks that go back through a layer, each with its own sum of gradients."""
 FEATURES = 256
 """Features of the input layer in one task."""
-
-
-class Chooser(Protocol):
-    """Chooses the active neurons of rows, layer by layer."""
-
-    def reload(self) -> None:
-        """Take over a state that was changed from outside."""
-
-    def begin(self, step: int) -> Work:
-        """Prepare for a step, numbered from 1."""
-
-    def choose(
-        self,
-        layer: int,
-        span: tuple[int, int],
-        inputs: Vectors,
-        own: tuple[Offsets, Ids],
-        wanted: int,
-        chosen: Active,
-    ) -> int:
-        """Write ids and counts of some rows.
-
-        Args:
-            layer: 0 for the input layer.
-            span: [start, stop) of the rows.
-            inputs: (stop - start,) the layer's inputs of these rows.
-            own: (n + 1,) offsets, and the neurons that a row has active in any case, which come
-                first, ascending.
-            wanted: how many to choose for a row, unless its own are more.
-            chosen: written.
-
-        Returns:
-            Additions and comparisons.
-        """
-
-    def end(self, touched: list[Ids | None], inputs: list[Vectors]) -> Work:
-        """Take note of the neurons of each layer that a step moved, and of what it was given."""
 
 
 class ActiveSteps(CpuForward):
