@@ -45,6 +45,17 @@ class PrepareConfig:
     """Rows with more class names are set aside: they are rarely meant."""
     weight: str | None = None
     """Column of row weights; null: all ones."""
+    out: str = ""
+    """The folder that is written; any URI."""
+    min_count: int = 1
+    """Classes that fewer rows have are left out, and rows that have no others."""
+    repeats: Literal["weigh", "keep"] = "weigh"
+    """Rows of the same query and classes: `weigh`: they become one with the sum of their weights;
+    `keep`: they stay."""
+    validation: float = 0.0
+    """Share of the queries that is held out for validation."""
+    test: float = 0.1
+    """Share of the queries that is held out for the test."""
     piece_bytes: int = 64 << 20
     """Bytes of a file that are read together; memory is a small multiple of it."""
 
@@ -78,6 +89,17 @@ class PrepareConfig:
             found.append("text: expected text columns, or indices=..., found neither")
         if self.values and not self.indices:
             found.append("values: expected indices beside it, found none")
+        for name in ("validation", "test"):
+            if not 0 <= getattr(self, name) < 1:
+                found.append(
+                    f"{name}: expected a share of the queries, from 0 to less than 1, found"
+                    f" {getattr(self, name)}"
+                )
+        if self.validation + self.test >= 1:
+            found.append(
+                "validation and test: expected some queries left to train on, found shares of"
+                f" {self.validation} and {self.test}"
+            )
         if self.label_separator == "":
             found.append("label_separator: expected a sign such as '|', or null, found ''")
         if self.columns and (missing := set(self.inputs()) - set(self.columns)):
@@ -85,7 +107,7 @@ class PrepareConfig:
                 f"columns: expected {', '.join(sorted(missing))} among them, as other settings say,"
                 f" found {', '.join(self.columns)}"
             )
-        for name in ("most_labels", "piece_bytes"):
+        for name in ("min_count", "most_labels", "piece_bytes"):
             if getattr(self, name) < 1:
                 found.append(f"{name}: expected at least 1, found {getattr(self, name)}")
         try:

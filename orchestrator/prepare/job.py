@@ -1,0 +1,189 @@
+"""A job from raw files to shards, which goes on where it was left.
+
+OUT/
+  prepare.json           what is prepared, and how it is divided
+  train/part-00000.parquet …, validation/, test/
+  classes.parquet        id, name, count
+  aside.parquet          rows that could not be used, with the reason
+  summary.json           what there was; written last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from orchestrator.prepare.config import PrepareConfig
+from orchestrator.prepare.rows import ASIDE
+from orchestrator.prepare.sources import Piece, Source
+from orchestrator.prepare.stages import SPLITS, WORK, Layout, Stages
+from workers.errors import ConfigError, DataError, RunError
+from workers.storage import Storage
+
+JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
+_MOST_PARTS = 2048
+"""More would make a job's files many and small."""
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how many of its tasks are done, and of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a job made."""
+
+    rows: dict[str, int]
+    """By split."""
+    classes: int
+    """K: `data.classes` of a run."""
+    rows_read: int
+    set_aside: int
+    """Rows that could not be used, in aside.parquet."""
+    without_class: int
+    """Rows all of whose classes have fewer rows than `min_count`."""
+    histogram: dict[str, int]
+    """How many classes have from so many rows on, to less than the next: powers of two."""
+
+
+def prepare(config: PrepareConfig, progress: Progress = lambda step, done, tasks: None) -> Summary:
+    """Turn raw files into shards, or go on with it.
+
+    Args:
+        config: what is prepared.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: for settings that cannot work.
+        DataError: if there is nothing to prepare.
+        RunError: if the folder holds another job.
+        StorageError: if something cannot be read or written.
+    """
+    if not config.out:
+        raise ConfigError("out: expected the folder to write, found nothing")
+    storage, source = Storage(config.out), Source(config)
+    layout = _layout(config, source, storage)
+    if storage.exists(SUMMARY):
+        return _read_summary(storage)
+    stages = Stages(config, source, layout, storage)
+    job = _Job(stages, layout, storage, progress)
+    job.run("read", "rows", len(layout.pieces), stages.read)
+    job.run("count", "classes", layout.parts, stages.count)
+    firsts = job.first_ids()
+    job.run("number", "numbered", len(layout.pieces), lambda i: stages.number(i, firsts[:-1]))
+    job.run("shard", "train/part-", layout.parts, stages.shard)
+    stages.classes()
+    summary = job.summary(firsts)
+    storage.write_json(SUMMARY, asdict(summary))
+    storage.delete(WORK)
+    return summary
+
+
+class _Job:
+    # The tasks of a job that are not done yet, and what it all came to.
+
+    def __init__(
+        self, stages: Stages, layout: Layout, storage: Storage, progress: Progress
+    ) -> None:
+        self._stages = stages
+        self._layout = layout
+        self._storage = storage
+        self._progress = progress
+
+    def run(self, step: str, made: str, tasks: int, work: Callable[[int], Any]) -> None:
+        """Do the tasks of a step whose files are missing."""
+        name = made if made.endswith("-") else f"{made}/"
+        for task in range(tasks):
+            self._progress(step, task, tasks)
+            if not self._storage.exists(self._stages.path(f"{name}{task:05d}")):
+                work(task)
+        self._progress(step, tasks, tasks)
+
+    def first_ids(self) -> NDArray[np.int64]:
+        """Return the first id of each part's classes, and last how many there are."""
+        sizes = [self._rows(f"classes/{part:05d}") for part in range(self._layout.parts)]
+        firsts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        if firsts[-1] < 2:
+            raise DataError(
+                f"expected at least 2 classes, found {firsts[-1]}; look at the labels column, at"
+                " min_count, and at what was set aside"
+            )
+        return firsts
+
+    def summary(self, firsts: NDArray[np.int64]) -> Summary:
+        """Return what the job made, and gather what is set aside."""
+        aside = self._gather_aside()
+        parts = range(self._layout.parts)
+        rows = {
+            split: sum(self._rows(f"{split}/part-{part:05d}") for part in parts) for split in SPLITS
+        }
+        read = sum(self._rows(f"rows/{i:05d}") for i in range(len(self._layout.pieces)))
+        numbered = sum(self._rows(f"numbered/{i:05d}") for i in range(len(self._layout.pieces)))
+        with pq.ParquetFile(self._storage.local("classes.parquet")) as file:
+            counts = np.zeros(64, np.int64)
+            for batch in file.iter_batches(columns=["count"]):
+                powers = np.log2(batch.column(0).to_numpy()).astype(np.int64)
+                counts += np.bincount(powers, minlength=64)
+        return Summary(
+            rows=rows,
+            classes=int(firsts[-1]),
+            rows_read=read + aside,
+            set_aside=aside,
+            without_class=read - numbered,
+            histogram={str(1 << power): int(counts[power]) for power in np.flatnonzero(counts)},
+        )
+
+    def _gather_aside(self) -> int:
+        def tables() -> Iterator[pa.Table]:
+            for piece in range(len(self._layout.pieces)):
+                path = self._stages.path(f"aside/{piece:05d}")
+                yield pq.read_table(self._storage.local(path))
+
+        rows = 0
+
+        def write(path: Path) -> None:
+            nonlocal rows
+            with pq.ParquetWriter(path, ASIDE) as file:
+                for table in tables():
+                    rows += table.num_rows
+                    file.write_table(table)
+
+        self._storage.write_file(ASIDE_FILE, write)
+        return rows
+
+    def _rows(self, name: str) -> int:
+        with pq.ParquetFile(self._storage.local(self._stages.path(name))) as file:
+            return int(file.metadata.num_rows)
+
+
+def _layout(config: PrepareConfig, source: Source, storage: Storage) -> Layout:
+    """Write down what is prepared and how it is divided, or check that it is what is there."""
+    asked = {**asdict(config), "text": list(config.text), "columns": list(config.columns)}
+    told: dict[str, Any] = {"config": asked, "files": dict(source.files)}
+    if storage.exists(JOB):
+        known = storage.read_json(JOB)
+        for what in told:
+            if known.get(what) != told[what]:
+                raise RunError(
+                    f"{config.out}: expected what is prepared there to have the same {what},"
+                    " found others; give another folder by out=, or remove this one"
+                )
+        return Layout([Piece(*piece) for piece in known["pieces"]], int(known["parts"]))
+    pieces = [piece for file in source.files for piece in source.pieces(file)]
+    parts = min(_MOST_PARTS, -(-sum(source.files.values()) // config.piece_bytes))
+    layout = Layout(pieces, max(1, parts))
+    listed = [[piece.file, piece.start, piece.stop] for piece in pieces]
+    storage.write_json(JOB, {**told, "pieces": listed, "parts": layout.parts})
+    return layout
+
+
+def _read_summary(storage: Storage) -> Summary:
+    values = storage.read_json(SUMMARY)
+    values.pop("schema", None)
+    return Summary(**values)
