@@ -19,6 +19,7 @@ REFUSED, INTERRUPTED = 2, 130
 """Exit codes; 130 is what shells report for Ctrl-C."""
 
 _HOMES = {
+    "prepare": "preparing",
     "train": "training",
     "resume": "training",
     "grow": "training",
@@ -64,7 +65,7 @@ def _after_interrupt(arguments: Arguments) -> str:
     command = arguments.carry_on()
     if command is None:
         return f"manyworlds {arguments.verb}: interrupted."
-    return (
-        f"manyworlds {arguments.verb}: interrupted. Finished worlds and committed checkpoints are"
-        f" kept; carry on with\n  {command}"
-    )
+    kept = "Finished worlds and committed checkpoints are"
+    if arguments.verb == "prepare":
+        kept = "What is written is"
+    return f"manyworlds {arguments.verb}: interrupted. {kept} kept; carry on with\n  {command}"

@@ -23,6 +23,13 @@ Classifiers over 10^4 to 10^8 classes: worlds that train apart, merged into one
 ensemble that answers. `manyworlds VERB --help` tells more about each verb."""
 
 EXAMPLES = {
+    "prepare": """\
+  manyworlds prepare source=clicks/ out=data 'text=[query]' labels=product
+  manyworlds prepare source=s3://logs/2026/*.tsv out=s3://bucket/data 'text=[q]' labels=item \\
+      'columns=[time,q,item]' min_count=5
+Every key=value is a setting: text, indices, values, labels, label_separator, weight, format,
+columns, encoding, min_count, most_labels, repeats, validation, test. The same command again
+carries on.""",
     "train": """\
   manyworlds train quickstart run=runs/a data.train=rows data.classes=30000 data.text=[query]
   manyworlds train my-job.yaml worlds=16 cluster.gpus_per_world=0.5 --dry-run
@@ -59,6 +66,7 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
 }
 
 HELP = {
+    "prepare": "turn raw CSV, TSV, JSON lines, Parquet or XMC files into shards with class ids",
     "train": "train the worlds of a run and merge them",
     "resume": "go on with the worlds of a run that are not done, failed ones included",
     "status": "show who drives a run, its worlds, and how their attempts ended",
@@ -122,7 +130,7 @@ class Arguments:
 
     def carry_on(self) -> str | None:
         """Return the command that goes on after an interruption; None: there is nothing to do."""
-        if self.verb not in ("train", "resume", "grow"):
+        if self.verb not in ("prepare", "train", "resume", "grow"):
             return None
         options = [] if self.worlds is None else ["--worlds", ",".join(map(str, self.worlds))]
         return shlex.join(["manyworlds", self.verb, *self.words, *options])
@@ -151,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
     made = {verb: _verb(verbs, verb) for verb in HELP}
+    _words(made["prepare"], "key=value", "where raw rows are, and what their columns mean")
     _words(made["train"], "[PRESET] key=value", "a preset, and settings over it")
     made["train"].add_argument("--dry-run", action="store_true", help="say what it takes, and end")
     _words(made["resume"], "RUN [key=value]", "the run, and settings that may change")

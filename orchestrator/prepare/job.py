@@ -10,6 +10,7 @@ OUT/
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class Summary:
     rows_read: int
     set_aside: int
     """Rows that could not be used, in aside.parquet."""
+    reasons: dict[str, int]
+    """How many of them for each reason, the most frequent first."""
     without_class: int
     """Rows all of whose classes have fewer rows than `min_count`."""
     histogram: dict[str, int]
@@ -118,7 +121,8 @@ class _Job:
 
     def summary(self, firsts: NDArray[np.int64]) -> Summary:
         """Return what the job made, and gather what is set aside."""
-        aside = self._gather_aside()
+        reasons = self._gather_aside()
+        aside = sum(reasons.values())
         parts = range(self._layout.parts)
         rows = {
             split: sum(self._rows(f"{split}/part-{part:05d}") for part in parts) for split in SPLITS
@@ -135,27 +139,27 @@ class _Job:
             classes=int(firsts[-1]),
             rows_read=read + aside,
             set_aside=aside,
+            reasons=reasons,
             without_class=read - numbered,
             histogram={str(1 << power): int(counts[power]) for power in np.flatnonzero(counts)},
         )
 
-    def _gather_aside(self) -> int:
+    def _gather_aside(self) -> dict[str, int]:
         def tables() -> Iterator[pa.Table]:
             for piece in range(len(self._layout.pieces)):
                 path = self._stages.path(f"aside/{piece:05d}")
                 yield pq.read_table(self._storage.local(path))
 
-        rows = 0
+        reasons: Counter[str] = Counter()
 
         def write(path: Path) -> None:
-            nonlocal rows
             with pq.ParquetWriter(path, ASIDE) as file:
                 for table in tables():
-                    rows += table.num_rows
+                    reasons.update(table.column("reason").to_pylist())
                     file.write_table(table)
 
         self._storage.write_file(ASIDE_FILE, write)
-        return rows
+        return dict(reasons.most_common())
 
     def _rows(self, name: str) -> int:
         with pq.ParquetFile(self._storage.local(self._stages.path(name))) as file:

@@ -45,6 +45,7 @@ SETTINGS = [
 ]
 
 OPTIONS = {
+    "prepare": [],
     "train": ["--dry-run", "--take-over"],
     "resume": ["--take-over", "--worlds"],
     "status": ["--attempts", "--json"],
@@ -343,7 +344,9 @@ def test_status_of_a_finished_run_says_what_can_be_asked(site: Site) -> None:
     assert ended.next_commands == site.trained.next_commands
 
 
-@pytest.mark.parametrize("verb", [verb for verb in OPTIONS if verb not in ("train", "doctor")])
+@pytest.mark.parametrize(
+    "verb", [verb for verb in OPTIONS if verb not in ("prepare", "train", "doctor")]
+)
 def test_verbs_without_a_run_say_what_they_expect(verb: str) -> None:
     ended = manyworlds(verb)
     assert ended.code == 2

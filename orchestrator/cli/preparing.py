@@ -1,0 +1,81 @@
+"""`manyworlds prepare`: from raw files to shards."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.progress import Progress
+
+from orchestrator.cli.arguments import Arguments
+from orchestrator.cli.output import following, show
+from orchestrator.prepare import PrepareConfig, Summary
+from orchestrator.prepare import prepare as make
+from orchestrator.schema import build, from_overrides
+from orchestrator.words import plural
+from workers.errors import ConfigError
+
+_WIDTH = 40
+"""Characters of the longest bar."""
+
+
+def prepare(arguments: Arguments) -> int:
+    """Turn raw files into shards with dense class ids."""
+    if not arguments.words:
+        raise arguments.wrong("source=PATH out=PATH and what the columns mean, found nothing")
+    built = build(PrepareConfig, [from_overrides(arguments.words)])
+    if built.problems or built.value is None:
+        raise ConfigError("\n".join(built.problems))
+    config = built.value
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        tasks = {step: bar.add_task(step, total=None) for step in ("read", "count", "number")}
+        tasks["shard"] = bar.add_task("shard", total=None)
+        summary = make(
+            config,
+            lambda step, done, total: bar.update(tasks[step], completed=done, total=total),
+        )
+    show([*told(summary, config), ""])
+    show(following([_training(summary, config)]))
+    return 0
+
+
+def told(summary: Summary, config: PrepareConfig) -> list[str]:
+    """Return the lines that say what was made."""
+    lines = [
+        f"{summary.rows_read:,} rows read, {summary.set_aside:,} of them set aside",
+        *(f"    {count:,}: {reason}" for reason, count in summary.reasons.items()),
+    ]
+    if summary.without_class:
+        lines.append(
+            f"{plural(summary.without_class, 'row')} without a class that"
+            f" {config.min_count:,} rows have"
+        )
+    if summary.set_aside:
+        lines.append(f"what is set aside: {config.out}/aside.parquet")
+    written = ", ".join(f"{name} {count:,}" for name, count in summary.rows.items() if count)
+    lines += [
+        f"rows written: {written}",
+        f"{summary.classes:,} classes, by how many rows have them:",
+    ]
+    most = max(summary.histogram.values())
+    for least, count in summary.histogram.items():
+        bar = "█" * max(1, round(_WIDTH * count / most))
+        lines.append(f"{int(least):>12,} and more  {bar} {count:,}")
+    return lines
+
+
+def _training(summary: Summary, config: PrepareConfig) -> list[str]:
+    """Return a command that trains on what was made."""
+    inputs = [f"data.text=[{','.join(config.text)}]"] if config.text else []
+    if config.format == "xmc":
+        inputs = ["data.indices=indices", "data.values=values"]
+    inputs += [f"data.indices={config.indices}"] if config.indices else []
+    inputs += [f"data.values={config.values}"] if config.values else []
+    return [
+        "train",
+        "run=runs/first",
+        f"data.train={config.out}/train",
+        f"data.classes={summary.classes}",
+        f"data.class_names={config.out}/classes.parquet",
+        "data.weight=weight",
+        *inputs,
+    ]
