@@ -175,9 +175,9 @@ def _predicted(job: BatchJob, shards: list[int], address: str) -> Iterator[int]:
     if address == "none":
         yield from map(ShardPredictor(job), shards)
         return
-    from orchestrator.executors.ray_batch import predict_shards
+    from orchestrator.executors.ray_tasks import run_tasks
 
-    yield from predict_shards(partial(ShardPredictor, job), shards, address)
+    yield from run_tasks(partial(ShardPredictor, job), shards, address, whole_machines=True)
 
 
 def _begun(job: BatchJob) -> ShardSet:

@@ -25,6 +25,7 @@ from workers.kernels.active import Tally
 from workers.kernels.steps import Steps
 from workers.lsh.chooser import Chooser
 from workers.lsh.network import hashed_steps, kept_neurons, layers_of
+from workers.lsh.shared import SharedSteps
 from workers.lsh.steps import ActiveSteps
 from workers.threads import Pool
 from workers.world import World
@@ -52,7 +53,7 @@ def trained(config: WorldConfig, system: str, index: int, pool: Pool) -> tuple[W
     world.train()
     found: Found = {"seconds": round(time.perf_counter() - began, 2), "steps": world.step}
     world.close()
-    if isinstance(steps, ActiveSteps):
+    if isinstance(steps, ActiveSteps | SharedSteps):
         found["operations"] = told(steps.tally)
     return world, found
 

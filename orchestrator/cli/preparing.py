@@ -14,6 +14,7 @@ from orchestrator.schema import build, from_overrides
 from orchestrator.words import plural
 from workers.errors import ConfigError
 
+_CLUSTER = "cluster="
 _WIDTH = 40
 """Characters of the longest bar."""
 
@@ -22,7 +23,9 @@ def prepare(arguments: Arguments) -> int:
     """Turn raw files into shards with dense class ids."""
     if not arguments.words:
         raise arguments.wrong("source=PATH out=PATH and what the columns mean, found nothing")
-    built = build(PrepareConfig, [from_overrides(arguments.words)])
+    clusters = [word for word in arguments.words if word.startswith(_CLUSTER)]
+    words = [word for word in arguments.words if word not in clusters]
+    built = build(PrepareConfig, [from_overrides(words)])
     if built.problems or built.value is None:
         raise ConfigError("\n".join(built.problems))
     config = built.value
@@ -31,7 +34,8 @@ def prepare(arguments: Arguments) -> int:
         tasks["shard"] = bar.add_task("shard", total=None)
         summary = make(
             config,
-            lambda step, done, total: bar.update(tasks[step], completed=done, total=total),
+            address=clusters[-1].removeprefix(_CLUSTER) if clusters else "auto",
+            progress=lambda step, done, total: bar.update(tasks[step], completed=done, total=total),
         )
     show([*told(summary, config), ""])
     show(following([_training(summary, config)]))

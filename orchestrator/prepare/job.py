@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from orchestrator.inputs import absolute
 from orchestrator.prepare.config import PrepareConfig
 from orchestrator.prepare.rows import ASIDE
 from orchestrator.prepare.sources import Piece, Source
@@ -32,6 +34,7 @@ JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
 _MOST_PARTS = 2048
 """More would make a job's files many and small."""
 
+Work = Callable[[int], int]
 Progress = Callable[[str, int, int], None]
 """Told the step, how many of its tasks are done, and of how many."""
 
@@ -55,33 +58,61 @@ class Summary:
     """How many classes have from so many rows on, to less than the next: powers of two."""
 
 
-def prepare(config: PrepareConfig, progress: Progress = lambda step, done, tasks: None) -> Summary:
+class StageWorker:
+    """Does the tasks of one step, in any process.
+
+    Args:
+        config: of the job, which is written down in its folder.
+        step: a method of `Stages`.
+        given: what it takes beside a task's number.
+    """
+
+    def __init__(self, config: PrepareConfig, step: str, given: tuple[Any, ...] = ()) -> None:
+        storage, source = Storage(config.out), Source(config)
+        stages = Stages(config, source, _layout(config, source, storage), storage)
+        self._work: Callable[..., None] = getattr(stages, step)
+        self._given = given
+
+    def __call__(self, task: int) -> int:
+        """Do a task; return 1."""
+        self._work(task, *self._given)
+        return 1
+
+
+def prepare(
+    config: PrepareConfig,
+    *,
+    address: str = "auto",
+    progress: Progress = lambda step, done, tasks: None,
+) -> Summary:
     """Turn raw files into shards, or go on with it.
 
     Args:
         config: what is prepared.
+        address: of the Ray cluster, as `cluster.address`; `none`: in this process.
         progress: told how far it is.
 
     Raises:
         ConfigError: for settings that cannot work.
         DataError: if there is nothing to prepare.
-        RunError: if the folder holds another job.
+        RunError: if the folder holds another job, or the cluster cannot be reached.
         StorageError: if something cannot be read or written.
     """
     if not config.out:
         raise ConfigError("out: expected the folder to write, found nothing")
+    # Other machines have other working folders.
+    config = replace(config, source=absolute(config.source), out=Storage(config.out).uri)
     storage, source = Storage(config.out), Source(config)
     layout = _layout(config, source, storage)
     if storage.exists(SUMMARY):
         return _read_summary(storage)
-    stages = Stages(config, source, layout, storage)
-    job = _Job(stages, layout, storage, progress)
-    job.run("read", "rows", len(layout.pieces), stages.read)
-    job.run("count", "classes", layout.parts, stages.count)
+    job = _Job(config, layout, storage, address, progress)
+    job.run("read", "rows/", len(layout.pieces))
+    job.run("count", "classes/", layout.parts)
     firsts = job.first_ids()
-    job.run("number", "numbered", len(layout.pieces), lambda i: stages.number(i, firsts[:-1]))
-    job.run("shard", "train/part-", layout.parts, stages.shard)
-    stages.classes()
+    job.run("number", "numbered/", len(layout.pieces), firsts[:-1])
+    job.run("shard", "train/part-", layout.parts)
+    Stages(config, source, layout, storage).classes()
     summary = job.summary(firsts)
     storage.write_json(SUMMARY, asdict(summary))
     storage.delete(WORK)
@@ -92,21 +123,41 @@ class _Job:
     # The tasks of a job that are not done yet, and what it all came to.
 
     def __init__(
-        self, stages: Stages, layout: Layout, storage: Storage, progress: Progress
+        self,
+        config: PrepareConfig,
+        layout: Layout,
+        storage: Storage,
+        address: str,
+        progress: Progress,
     ) -> None:
-        self._stages = stages
+        self._config = config
         self._layout = layout
         self._storage = storage
+        self._address = address
         self._progress = progress
 
-    def run(self, step: str, made: str, tasks: int, work: Callable[[int], Any]) -> None:
-        """Do the tasks of a step whose files are missing."""
-        name = made if made.endswith("-") else f"{made}/"
-        for task in range(tasks):
-            self._progress(step, task, tasks)
-            if not self._storage.exists(self._stages.path(f"{name}{task:05d}")):
-                work(task)
-        self._progress(step, tasks, tasks)
+    def run(self, step: str, made: str, tasks: int, *given: Any) -> None:
+        """Do the tasks of a step whose files are missing: `made` and their number."""
+        left = [
+            task
+            for task in range(tasks)
+            if not self._storage.exists(Stages.path(f"{made}{task:05d}"))
+        ]
+        done = tasks - len(left)
+        self._progress(step, done, tasks)
+        for count in self._done(partial(StageWorker, self._config, step, given), left):
+            done += count
+            self._progress(step, done, tasks)
+
+    def _done(self, make: Callable[[], Work], tasks: list[int]) -> Iterator[int]:
+        if not tasks:
+            return
+        if self._address == "none":
+            yield from map(make(), tasks)
+            return
+        from orchestrator.executors.ray_tasks import run_tasks
+
+        yield from run_tasks(make, tasks, self._address, whole_machines=False)
 
     def first_ids(self) -> NDArray[np.int64]:
         """Return the first id of each part's classes, and last how many there are."""
@@ -147,7 +198,7 @@ class _Job:
     def _gather_aside(self) -> dict[str, int]:
         def tables() -> Iterator[pa.Table]:
             for piece in range(len(self._layout.pieces)):
-                path = self._stages.path(f"aside/{piece:05d}")
+                path = Stages.path(f"aside/{piece:05d}")
                 yield pq.read_table(self._storage.local(path))
 
         reasons: Counter[str] = Counter()
@@ -162,7 +213,7 @@ class _Job:
         return dict(reasons.most_common())
 
     def _rows(self, name: str) -> int:
-        with pq.ParquetFile(self._storage.local(self._stages.path(name))) as file:
+        with pq.ParquetFile(self._storage.local(Stages.path(name))) as file:
             return int(file.metadata.num_rows)
 
 

@@ -30,6 +30,7 @@ def raw(tmp_path: Path) -> Path:
 def test_what_is_prepared_can_be_trained_on_by_the_command_that_is_told(raw: Path) -> None:
     out = raw.parent / "data"
     words = ["prepare", f"source={raw}", f"out={out}", "text=[query]", "labels=product"]
+    words.append("cluster=none")
     ended = manyworlds(*words)
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()

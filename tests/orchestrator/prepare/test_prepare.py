@@ -11,10 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.prepare import PrepareConfig, Summary, prepare
+from orchestrator.prepare import PrepareConfig, Summary
+from orchestrator.prepare import prepare as prepare_on
 from workers.errors import DataError, RunError
 
 Row = tuple[str, tuple[str, ...], float]
+
+
+def prepare(config: PrepareConfig, **how: Any) -> Summary:
+    return prepare_on(config, address="none", **how)
 
 
 def raw_rows(rows: int, seed: int = 0) -> list[Row]:
@@ -180,7 +185,7 @@ def test_a_job_that_was_cut_short_ends_with_the_same_bytes(tmp_path: Path, after
             raise Killed
 
     with pytest.raises(Killed):
-        prepare(job(tmp_path), cut)
+        prepare(job(tmp_path), progress=cut)
     assert not (tmp_path / "out" / "summary.json").exists()
     assert prepare(job(tmp_path)) == expected
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
