@@ -107,8 +107,8 @@ class Stages:
         kept = pa.table({"name": names.dictionary.take(pa.array(order)), "count": counts[order]})
         self._write(f"classes/{part:05d}", [kept])
 
-    def number(self, piece: int, first_ids: NDArray[np.int64]) -> int:
-        """Give the rows of a piece their class ids; return how many are left without a class.
+    def number(self, piece: int, first_ids: NDArray[np.int64]) -> None:
+        """Give the rows of a piece their class ids; those that are left without a class go.
 
         Args:
             piece: its number.
@@ -135,7 +135,6 @@ class Stages:
         order = np.argsort(groups, kind="stable")
         ends = np.cumsum(np.bincount(groups, minlength=self._layout.parts))
         self._write(f"numbered/{piece:05d}", _slices(rows.take(pa.array(order)), ends))
-        return int((counts == 0).sum())
 
     def shard(self, part: int) -> None:
         """Write the shards of a part of the queries."""
