@@ -36,7 +36,8 @@ class Kept:
     def measure(self, name: str, measure: Callable[[], Found]) -> None:
         """Measure what is missing, and write it."""
         if name not in self.units:
-            self.units[name] = measure()
+            # Units of one file may come from several machines.
+            self.units[name] = {**measure(), "cpu": machine()["cpu"]}
             print(f"{self._path.stem}, {name}: {json.dumps(self.units[name])}", flush=True)
             FOLDER.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self._all, indent=1) + "\n")
