@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.lsh import accuracy, wall
 from benchmarks.lsh.choosers import CHOOSERS
@@ -45,6 +46,8 @@ def _draw_accuracy(axis: Any, name: str, units: Units) -> None:
         if points:
             axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[system], label=system)
     _label(axis, name, "share of active neurons", "accuracy, %")
+    axis.set_xticks(SHARES, [f"{100 * share:g} %" for share in SHARES])
+    axis.set_xticks([], minor=True)
 
 
 def _draw_by_width(axis: Any, units: Units, *, shared: bool) -> None:
@@ -54,9 +57,9 @@ def _draw_by_width(axis: Any, units: Units, *, shared: bool) -> None:
         if points:
             axis.plot(*zip(*points, strict=True), "o-", label=f"{100 * share:g} %")
     axis.axhline(1, color="black", lw=1)
-    axis.set_yscale("log")
     title = "one set a batch" if shared else "a set a row"
     _label(axis, f"time of a step, {title}", "B", "times faster than dense")
+    _by_width(axis)
     axis.legend(title="active", frameon=False, fontsize=8)
 
 
@@ -66,8 +69,8 @@ def _draw_savings(axis: Any, units: Units) -> None:
         points = [(b, value) for b, value in found if value]
         if points:
             axis.plot(*zip(*points, strict=True), "o-", label=f"{100 * share:g} %")
-    axis.set_yscale("log")
     _label(axis, "operations saved, a set a row", "B", "times fewer than dense")
+    _by_width(axis)
     axis.legend(title="active", frameon=False, fontsize=8)
 
 
@@ -77,3 +80,12 @@ def _label(axis: Any, title: str, x: str, y: str) -> None:
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _by_width(axis: Any) -> None:
+    """Let numbers of a figure by width stand on logarithmic axes as people write them."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        one.set_minor_formatter(NullFormatter())
