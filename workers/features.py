@@ -122,11 +122,11 @@ def text_ngrams(
     strings = _flat(column)
     if not pa.types.is_large_string(strings.type):
         strings = strings.cast(pa.large_string())
-    starts, text = _utf8(strings)
+    starts, text = utf8_of(strings)
     # Most text is ASCII, which the kernel lower-cases by itself.
     if text.size and text.max() >= 128:
         strings = pc.utf8_lower(pc.utf8_normalize(strings, form="NFKC"))
-        starts, text = _utf8(strings)
+        starts, text = utf8_of(strings)
     offsets, hashes = hash_ngrams(text, starts, words, chars[0], chars[1])
     return offsets, hashes
 
@@ -166,7 +166,8 @@ def _lists(column: pa.ChunkedArray | pa.Array) -> tuple[Offsets, NDArray[np.gene
     return offsets - offsets[0], lists.flatten().to_numpy()
 
 
-def _utf8(strings: pa.LargeStringArray) -> tuple[Offsets, NDArray[np.uint8]]:
+def utf8_of(strings: pa.LargeStringArray) -> tuple[Offsets, NDArray[np.uint8]]:
+    """Return offsets (n + 1,) from 0, and the bytes of all texts."""
     _, starts, text = strings.buffers()
     if not len(strings) or text is None:
         return np.zeros(len(strings) + 1, np.int64), np.empty(0, np.uint8)

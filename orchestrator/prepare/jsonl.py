@@ -23,7 +23,7 @@ def read_jsonl(text: bytes, config: PrepareConfig) -> tuple[pa.Table, list[str]]
             table = _by_arrow(text, config)
             if table is not None:
                 return table, []
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        except pa.ArrowException:
             pass
     return _line_by_line(text, config)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from workers.features import utf8_of
 from workers.hashing import GOLDEN, mix64_jit
 from workers.jit import kernel
 
@@ -38,8 +39,7 @@ class Keys(NamedTuple):
 
 def text_keys(texts: pa.Array) -> Keys:
     """Return the keys of texts as they are."""
-    offsets, data = _bytes(texts)
-    return Keys(*_hash(offsets, data))
+    return Keys(*_hash(*utf8_of(texts.cast(pa.large_string()))))
 
 
 def query_keys(table: pa.Table, text: tuple[str, ...], *lists: str | None) -> Keys:
@@ -70,15 +70,6 @@ def _list_keys(lists: pa.Array) -> Keys:
     size = flat.type.bit_width // 8
     data = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False)).view(np.uint8)
     return Keys(*_hash((offsets - offsets[0]) * size, data))
-
-
-def _bytes(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    binary = texts.cast(pa.large_binary())
-    _, starts, data = binary.buffers()
-    if not len(binary) or data is None:
-        return np.zeros(len(binary) + 1, np.int64), np.empty(0, np.uint8)
-    offsets = np.frombuffer(starts, np.int64)[binary.offset : binary.offset + len(binary) + 1]
-    return offsets, np.frombuffer(data, np.uint8)
 
 
 @kernel

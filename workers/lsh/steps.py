@@ -182,18 +182,37 @@ class ActiveSteps(CpuForward):
             ]
         )
         touched = layer.touched()
-        floor = -math.inf if index == len(layers) - 1 else self._floor
-        chooses = self._named[index] > self._wanted[index]
-        first_floor = -math.inf if chooses else floor
-        given = *touched, *before.inputs, *self._weights(index), first_floor, layer.values
+        given = *touched, *before.inputs, *self._weights(index), self._first_floor(index)
         chunks = spans(len(touched.neurons), NEURONS)
-        self._run([(active.layer_active, (*chunk, *given)) for chunk in chunks])
-        if not chooses:
+        self._run([(active.layer_active, (*chunk, *given, layer.values)) for chunk in chunks])
+        if not self._keeps(index):
             return touched
-        rest = *(own or _nobody(layer)), self._wanted[index], floor, *layer.inputs
-        chunks = spans(len(layer.counts), ROWS)
-        self._run([(active.keep_highest, (*chunk, *rest)) for chunk in chunks])
+        kept = index, layer, own or _nobody(layer)
+        self._run([(self._keep_highest, (span, *kept)) for span in spans(len(layer.counts), ROWS)])
         return layer.touched()
+
+    def _keeps(self, index: int) -> bool:
+        """Return whether more neurons of a layer are named than stay active."""
+        return self._named[index] > self._wanted[index]
+
+    def _floor_of(self, index: int) -> float:
+        """Return the least activation of a layer."""
+        return -math.inf if index == self._layers else self._floor
+
+    def _first_floor(self, index: int) -> float:
+        """Return the least activation before the highest are kept: they are told by all of it."""
+        return -math.inf if self._keeps(index) else self._floor_of(index)
+
+    def _keep_highest(
+        self,
+        span: tuple[int, int],
+        index: int,
+        layer: Active,
+        own: tuple[Offsets, Ids],
+        tally: active.Tally,
+    ) -> None:
+        how = self._wanted[index], self._floor_of(index)
+        active.keep_highest(*span, *own, *how, layer.ids, layer.counts, layer.values, tally)
 
     def _layer_back(
         self, index: int, layers: list[Active], touched: Touched, steps: Unbiased
@@ -246,12 +265,9 @@ class ActiveSteps(CpuForward):
             _count(tally, features * layer.width, features * layer.width)
             return
         self._choose(span, 0, _features(rows, *span), None, layer, tally)
-        chooses = self._named[0] > self._wanted[0]
-        first_floor = -math.inf if chooses else self._floor
-        active.bag_active(*given, first_floor, *layer.inputs, tally)
-        if chooses:
-            own, how = _nobody(layer), (self._wanted[0], self._floor)
-            active.keep_highest(*span, *own, *how, layer.ids, layer.counts, layer.values, tally)
+        active.bag_active(*given, self._first_floor(0), *layer.inputs, tally)
+        if self._keeps(0):
+            self._keep_highest(span, 0, layer, _nobody(layer), tally)
 
     def _choose(
         self,
