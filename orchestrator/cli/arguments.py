@@ -28,8 +28,8 @@ EXAMPLES = {
   manyworlds prepare source=s3://logs/2026/*.tsv out=s3://bucket/data 'text=[q]' labels=item \\
       'columns=[time,q,item]' min_count=5
 Every key=value is a setting: text, indices, values, labels, label_separator, weight, format,
-columns, encoding, min_count, most_labels, repeats, validation, test. It runs on a Ray cluster;
-cluster=none: in one process. The same command again carries on.""",
+columns, encoding, classes, min_count, most_labels, repeats, validation, test. It runs on a Ray
+cluster; cluster=none: in one process. The same command again carries on.""",
     "train": """\
   manyworlds train quickstart run=runs/a data.train=rows data.classes=30000 data.text=[query]
   manyworlds train my-job.yaml worlds=16 cluster.gpus_per_world=0.5 --dry-run

@@ -30,8 +30,12 @@ def prepare(arguments: Arguments) -> int:
         raise ConfigError("\n".join(built.problems))
     config = built.value
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        tasks = {step: bar.add_task(step, total=None) for step in ("read", "count", "number")}
-        tasks["shard"] = bar.add_task("shard", total=None)
+        steps = ("read", "know", "count", "number", "shard")
+        tasks = {
+            step: bar.add_task(step, total=None)
+            for step in steps
+            if step != "know" or config.classes
+        }
         summary = make(
             config,
             address=clusters[-1].removeprefix(_CLUSTER) if clusters else "auto",
@@ -49,10 +53,8 @@ def told(summary: Summary, config: PrepareConfig) -> list[str]:
         *(f"    {count:,}: {reason}" for reason, count in summary.reasons.items()),
     ]
     if summary.without_class:
-        lines.append(
-            f"{plural(summary.without_class, 'row')} without a class that"
-            f" {config.min_count:,} rows have"
-        )
+        known = "is known" if config.classes else f"{config.min_count:,} rows have"
+        lines.append(f"{plural(summary.without_class, 'row')} without a class that {known}")
     if summary.set_aside:
         lines.append(f"what is set aside: {config.out}/aside.parquet")
     written = ", ".join(f"{name} {count:,}" for name, count in summary.rows.items() if count)
@@ -60,7 +62,7 @@ def told(summary: Summary, config: PrepareConfig) -> list[str]:
         f"rows written: {written}",
         f"{summary.classes:,} classes, by how many rows have them:",
     ]
-    most = max(summary.histogram.values())
+    most = max(summary.histogram.values(), default=0)
     for least, count in summary.histogram.items():
         bar = "█" * max(1, round(_WIDTH * count / most))
         lines.append(f"{int(least):>12,} and more  {bar} {count:,}")
@@ -79,7 +81,7 @@ def _training(summary: Summary, config: PrepareConfig) -> list[str]:
         "run=runs/first",
         f"data.train={config.out}/train",
         f"data.classes={summary.classes}",
-        f"data.class_names={config.out}/classes.parquet",
+        f"data.class_names={config.classes or f'{config.out}/classes.parquet'}",
         "data.weight=weight",
         *inputs,
     ]

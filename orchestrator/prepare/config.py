@@ -45,6 +45,9 @@ class PrepareConfig:
     """Rows with more class names are set aside: they are rarely meant."""
     weight: str | None = None
     """Column of row weights; null: all ones."""
+    classes: str | None = None
+    """The `classes.parquet` of an earlier job: classes have the ids that they have there, and
+    others are left out; null: they get new ones."""
     out: str = ""
     """The folder that is written; any URI."""
     min_count: int = 1
@@ -102,6 +105,11 @@ class PrepareConfig:
             )
         if self.label_separator == "":
             found.append("label_separator: expected a sign such as '|', or null, found ''")
+        if self.classes and self.min_count > 1:
+            found.append(
+                f"min_count: expected 1 beside classes=..., which says what is left out, found"
+                f" {self.min_count}"
+            )
         if self.columns and (missing := set(self.inputs()) - set(self.columns)):
             found.append(
                 f"columns: expected {', '.join(sorted(missing))} among them, as other settings say,"

@@ -3,7 +3,7 @@
 OUT/
   prepare.json           what is prepared, and how it is divided
   train/part-00000.parquet …, validation/, test/
-  classes.parquet        id, name, count
+  classes.parquet        id, name, count; not where `classes` names those of an earlier job
   aside.parquet          rows that could not be used, with the reason
   summary.json           what there was; written last
 """
@@ -28,6 +28,7 @@ from orchestrator.prepare.rows import ASIDE
 from orchestrator.prepare.sources import Piece, Source
 from orchestrator.prepare.stages import SPLITS, WORK, Layout, Stages
 from workers.errors import ConfigError, DataError, RunError
+from workers.shards import ShardSet
 from workers.storage import Storage
 
 JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
@@ -53,7 +54,7 @@ class Summary:
     reasons: dict[str, int]
     """How many of them for each reason, the most frequent first."""
     without_class: int
-    """Rows all of whose classes have fewer rows than `min_count`."""
+    """Rows all of whose classes are left out: too few rows have them, or they are not known."""
     histogram: dict[str, int]
     """How many classes have from so many rows on, to less than the next: powers of two."""
 
@@ -108,12 +109,14 @@ def prepare(
         return _read_summary(storage)
     job = _Job(config, layout, storage, address, progress)
     job.run("read", "rows/", len(layout.pieces))
+    job.run("know", "known/", layout.known)
     job.run("count", "classes/", layout.parts)
-    firsts = job.first_ids()
-    job.run("number", "numbered/", len(layout.pieces), firsts[:-1])
+    classes, firsts = job.classes()
+    job.run("number", "numbered/", len(layout.pieces), firsts)
     job.run("shard", "train/part-", layout.parts)
-    Stages(config, source, layout, storage).classes()
-    summary = job.summary(firsts)
+    if not layout.known:
+        Stages(config, source, layout, storage).classes()
+    summary = job.summary(classes)
     storage.write_json(SUMMARY, asdict(summary))
     storage.delete(WORK)
     return summary
@@ -144,7 +147,8 @@ class _Job:
             if not self._storage.exists(Stages.path(f"{made}{task:05d}"))
         ]
         done = tasks - len(left)
-        self._progress(step, done, tasks)
+        if tasks:
+            self._progress(step, done, tasks)
         for count in self._done(partial(StageWorker, self._config, step, given), left):
             done += count
             self._progress(step, done, tasks)
@@ -159,18 +163,21 @@ class _Job:
 
         yield from run_tasks(make, tasks, self._address, whole_machines=False)
 
-    def first_ids(self) -> NDArray[np.int64]:
-        """Return the first id of each part's classes, and last how many there are."""
-        sizes = [self._rows(f"classes/{part:05d}") for part in range(self._layout.parts)]
-        firsts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        if firsts[-1] < 2:
+    def classes(self) -> tuple[int, NDArray[np.int64]]:
+        """Return how many classes there are, and the first id of each part of them."""
+        parts = range(self._layout.parts)
+        if self._layout.known:
+            known = range(self._layout.known)
+            return sum(self._rows(f"known/{i:05d}") for i in known), np.zeros(len(parts), np.int64)
+        ends = np.cumsum([self._rows(f"classes/{part:05d}") for part in parts])
+        if ends[-1] < 2:
             raise DataError(
-                f"expected at least 2 classes, found {firsts[-1]}; look at the labels column, at"
+                f"expected at least 2 classes, found {ends[-1]}; look at the labels column, at"
                 " min_count, and at what was set aside"
             )
-        return firsts
+        return int(ends[-1]), np.concatenate([[0], ends[:-1]]).astype(np.int64)
 
-    def summary(self, firsts: NDArray[np.int64]) -> Summary:
+    def summary(self, classes: int) -> Summary:
         """Return what the job made, and gather what is set aside."""
         reasons = self._gather_aside()
         aside = sum(reasons.values())
@@ -180,14 +187,14 @@ class _Job:
         }
         read = sum(self._rows(f"rows/{i:05d}") for i in range(len(self._layout.pieces)))
         numbered = sum(self._rows(f"numbered/{i:05d}") for i in range(len(self._layout.pieces)))
-        with pq.ParquetFile(self._storage.local("classes.parquet")) as file:
-            counts = np.zeros(64, np.int64)
-            for batch in file.iter_batches(columns=["count"]):
-                powers = np.log2(batch.column(0).to_numpy()).astype(np.int64)
-                counts += np.bincount(powers, minlength=64)
+        counts = np.zeros(64, np.int64)
+        for part in parts:
+            path = Stages.path(f"classes/{part:05d}")
+            found = pq.read_table(self._storage.local(path), columns=["count"]).column(0).to_numpy()
+            counts += np.bincount(np.log2(found).astype(np.int64), minlength=64)
         return Summary(
             rows=rows,
-            classes=int(firsts[-1]),
+            classes=classes,
             rows_read=read + aside,
             set_aside=aside,
             reasons=reasons,
@@ -229,13 +236,27 @@ def _layout(config: PrepareConfig, source: Source, storage: Storage) -> Layout:
                     f"{config.out}: expected what is prepared there to have the same {what},"
                     " found others; give another folder by out=, or remove this one"
                 )
-        return Layout([Piece(*piece) for piece in known["pieces"]], int(known["parts"]))
+        pieces = [Piece(*piece) for piece in known["pieces"]]
+        return Layout(pieces, int(known["parts"]), int(known["known"]))
     pieces = [piece for file in source.files for piece in source.pieces(file)]
+    classes = len(_known(config.classes).groups) if config.classes else 0
     parts = min(_MOST_PARTS, -(-sum(source.files.values()) // config.piece_bytes))
-    layout = Layout(pieces, max(1, parts))
+    layout = Layout(pieces, max(1, parts), classes)
     listed = [[piece.file, piece.start, piece.stop] for piece in pieces]
-    storage.write_json(JOB, {**told, "pieces": listed, "parts": layout.parts})
+    storage.write_json(JOB, {**told, "pieces": listed, "parts": layout.parts, "known": classes})
     return layout
+
+
+def _known(uri: str) -> ShardSet:
+    """Return the classes of an earlier job."""
+    shards = ShardSet(uri)
+    for path, schema in zip(shards.paths, shards.schemas, strict=True):
+        if not {"id", "name"} <= set(schema.names):
+            raise DataError(
+                f"{path}: expected columns id and name, found {', '.join(schema.names)};"
+                " classes is the classes.parquet of an earlier job"
+            )
+    return shards
 
 
 def _read_summary(storage: Storage) -> Summary:

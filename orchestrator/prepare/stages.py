@@ -1,6 +1,7 @@
 """The steps from pieces of files to shards, each a pure function of what the one before wrote.
 
     read    piece i     ─▶ its rows, the names of their classes, and what is set aside
+    know    classes i   ─▶ known classes, by the part of their name, if there are some
     count   names p     ─▶ the classes whose names are in part p, with how many rows have them
     number  piece i     ─▶ its rows with class ids, by the part of their query
     shard   queries q   ─▶ rows of part q: for training, validation and test
@@ -28,6 +29,7 @@ from orchestrator.prepare.config import PrepareConfig
 from orchestrator.prepare.keys import Keys, Words, query_keys, text_keys
 from orchestrator.prepare.merging import HIGH, LOW, merged
 from orchestrator.prepare.sources import Piece, Source
+from workers.shards import ShardSet
 from workers.storage import Storage
 
 SPLITS = ("train", "validation", "test")
@@ -37,7 +39,7 @@ GROUP_ROWS = 1 << 16
 """Rows of a row group of what is written: some are read side by side and shuffled."""
 
 _DROPPED = -1
-"""In place of a class that too few rows have."""
+"""In place of a class that is left out."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Layout:
     pieces: list[Piece]
     parts: int
     """Of names, and of queries."""
+    known: int = 0
+    """Row groups of known classes."""
 
 
 class Stages:
@@ -90,8 +94,25 @@ class Stages:
         # Last: a piece whose rows are there is read.
         self._write(f"rows/{piece:05d}", [pa.table(columns)])
 
+    def know(self, group: int) -> None:
+        """Sort some known classes by the part of their name."""
+        assert self._config.classes is not None
+        shards = ShardSet(self._config.classes)
+        (place,) = shards.groups[group : group + 1]
+        batches = list(shards.read(place, ["id", "name"]))
+        table = pa.Table.from_batches(batches).combine_chunks()
+        names, places = _by_part(table.column("name").combine_chunks(), self._layout.parts)
+        ids = np.empty(len(places), np.int64)
+        ids[places] = table.column("id").to_numpy()
+        self._write(
+            f"known/{group:05d}", _slices(pa.table({"name": names.flat, "id": ids}), names.ends)
+        )
+
     def count(self, part: int) -> None:
-        """Count the classes of a part of the names, and rank those that enough rows have."""
+        """Count the classes of a part of the names, and rank those that are not left out.
+
+        Ranks are ids already where classes are known.
+        """
         found = [self._group(f"names/{i:05d}", part) for i in range(len(self._layout.pieces))]
         whole = pa.concat_tables(found).combine_chunks()
         names = whole.column("name").combine_chunks().dictionary_encode()
@@ -99,20 +120,32 @@ class Stages:
         counts = np.zeros(len(names.dictionary), np.int64)
         np.add.at(counts, codes, whole.column("count").to_numpy())
         order = pc.sort_indices(names.dictionary).to_numpy().astype(np.int64)
-        order = order[counts[order] >= self._config.min_count]
-        ranks = np.full(len(counts), _DROPPED, np.int32)
-        ranks[order] = np.arange(len(order))
+        if self._layout.known:
+            ranks = self._known_ids(names.dictionary, part)
+            order = order[ranks[order] != _DROPPED]
+        else:
+            order = order[counts[order] >= self._config.min_count]
+            ranks = np.full(len(counts), _DROPPED, np.int64)
+            ranks[order] = np.arange(len(order))
         ends = np.cumsum([each.num_rows for each in found])
         self._write(f"ranks/{part:05d}", _slices(pa.table({"rank": ranks[codes]}), ends))
         kept = pa.table({"name": names.dictionary.take(pa.array(order)), "count": counts[order]})
         self._write(f"classes/{part:05d}", [kept])
+
+    def _known_ids(self, names: pa.Array, part: int) -> NDArray[np.int64]:
+        groups = range(self._layout.known)
+        known = pa.concat_tables([self._group(f"known/{i:05d}", part) for i in groups])
+        found = pc.index_in(names, known.column("name").combine_chunks().cast(names.type))
+        places = pc.fill_null(found, _DROPPED).to_numpy()
+        ids: NDArray[np.int64] = np.append(known.column("id").to_numpy(), _DROPPED)[places]
+        return ids
 
     def number(self, piece: int, first_ids: NDArray[np.int64]) -> None:
         """Give the rows of a piece their class ids; those that are left without a class go.
 
         Args:
             piece: its number.
-            first_ids: (parts,) of the classes of each part of the names.
+            first_ids: (parts,) of the classes of each part of the names; 0 where they are known.
         """
         ids = []
         for part, first in enumerate(first_ids.tolist()):

@@ -148,6 +148,24 @@ def test_rare_classes_are_left_out_with_rows_that_have_no_others(tmp_path: Path)
     assert (summary.classes, summary.without_class) == (2, 1)
 
 
+def test_classes_of_an_earlier_job_keep_their_ids(tmp_path: Path) -> None:
+    first: list[Row] = [(f"q{i}", (f"c{i % 9}",), 1.0) for i in range(50)]
+    write(tmp_path / "raw", first)
+    classes = str(tmp_path / "first" / "classes.parquet")
+    prepare(job(tmp_path, "first"))
+    names = pq.read_table(classes)["name"].to_pylist()
+    second: list[Row] = [("a", ("c3", "new"), 1.0), ("b", ("new",), 1.0), ("c", ("c8",), 1.0)]
+    write(tmp_path / "raw", second, files=3)
+    summary = prepare(job(tmp_path, "second", classes=classes, test=0.0, piece_bytes=20))
+    found = table_of(tmp_path / "second", "train").to_pylist()
+    assert {row["q"]: [names[i] for i in row["labels"]] for row in found} == {
+        "a": ["c3"],
+        "c": ["c8"],
+    }
+    assert (summary.classes, summary.without_class) == (9, 1)
+    assert not (tmp_path / "second" / "classes.parquet").exists()
+
+
 def test_what_is_set_aside_is_in_a_file(tmp_path: Path) -> None:
     write(tmp_path / "raw", raw_rows(50))
     with (tmp_path / "raw" / "0.jsonl").open("a") as file:
