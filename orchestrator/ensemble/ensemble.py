@@ -116,8 +116,10 @@ class Ensemble:
         data = storage.read_committed(folder, CLASSES, self.artefact.commit)
         where = storage.where(f"{folder}/{CLASSES}")
         try:
-            # Arrow's threads may abort a process that ends soon after (apache/arrow#34314).
-            table = pq.read_table(pa.BufferReader(data), use_threads=False)
+            # Not by `read_table`: that reads in Arrow's threads whatever it is told, and they abort
+            # a process that ends before they let go of Python's memory (apache/arrow#34314).
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
+                table = file.read(use_threads=False)
             return class_names(table, self.classes, where)
         except (DataError, OSError, pa.ArrowException) as error:
             raise StorageError(

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +82,24 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
             " start one with `ray start --head`, or use cluster.address=local"
         ) from error
     return True
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be in a Ray cluster, and leave it at the end unless this process was in one before.
+
+    Args:
+        address: as of `connect`.
+
+    Raises:
+        RunError: it cannot be reached.
+    """
+    joined = connect(address)
+    try:
+        yield
+    finally:
+        if joined:
+            ray.shutdown()
 
 
 def machines() -> dict[str, Machine]:

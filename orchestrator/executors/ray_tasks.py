@@ -54,8 +54,7 @@ def run_tasks(
             f"expected Ray Data, found none ({error}); install 'manyworlds[batch]', or use"
             " cluster=none"
         ) from error
-    connected = cluster.connect(address)
-    try:
+    with cluster.connected(address):
         machines = [machine for machine in cluster.machines().values() if machine.cpus >= 1]
         if not machines:
             raise RunError("expected a machine with a CPU in the cluster, found none")
@@ -80,6 +79,3 @@ def run_tasks(
                 kind: type[ManyworldsError] = getattr(errors, row["error"])
                 raise kind(row["message"])
             yield int(row["count"])
-    finally:
-        if connected:
-            ray.shutdown()

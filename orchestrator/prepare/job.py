@@ -107,6 +107,23 @@ def prepare(
     layout = _layout(config, source, storage)
     if storage.exists(SUMMARY):
         return _read_summary(storage)
+    if address == "none":
+        return _run(config, source, layout, storage, address, progress)
+    from orchestrator.executors import cluster
+
+    # One for all steps.
+    with cluster.connected(address):
+        return _run(config, source, layout, storage, address, progress)
+
+
+def _run(
+    config: PrepareConfig,
+    source: Source,
+    layout: Layout,
+    storage: Storage,
+    address: str,
+    progress: Progress,
+) -> Summary:
     job = _Job(config, layout, storage, address, progress)
     job.run("read", "rows/", len(layout.pieces))
     job.run("know", "known/", layout.known)
@@ -189,8 +206,8 @@ class _Job:
         numbered = sum(self._rows(f"numbered/{i:05d}") for i in range(len(self._layout.pieces)))
         counts = np.zeros(64, np.int64)
         for part in parts:
-            path = Stages.path(f"classes/{part:05d}")
-            found = pq.read_table(self._storage.local(path), columns=["count"]).column(0).to_numpy()
+            with self._open(f"classes/{part:05d}") as file:
+                found = file.read(["count"], use_threads=False).column(0).to_numpy()
             counts += np.bincount(np.log2(found).astype(np.int64), minlength=64)
         return Summary(
             rows=rows,
@@ -205,8 +222,8 @@ class _Job:
     def _gather_aside(self) -> dict[str, int]:
         def tables() -> Iterator[pa.Table]:
             for piece in range(len(self._layout.pieces)):
-                path = Stages.path(f"aside/{piece:05d}")
-                yield pq.read_table(self._storage.local(path))
+                with self._open(f"aside/{piece:05d}") as file:
+                    yield file.read(use_threads=False)
 
         reasons: Counter[str] = Counter()
 
@@ -220,8 +237,11 @@ class _Job:
         return dict(reasons.most_common())
 
     def _rows(self, name: str) -> int:
-        with pq.ParquetFile(self._storage.local(Stages.path(name))) as file:
+        with self._open(name) as file:
             return int(file.metadata.num_rows)
+
+    def _open(self, name: str) -> pq.ParquetFile:
+        return pq.ParquetFile(self._storage.local(Stages.path(name)))
 
 
 def _layout(config: PrepareConfig, source: Source, storage: Storage) -> Layout:

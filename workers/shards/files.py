@@ -283,12 +283,12 @@ def read_table(uri: str, columns: Sequence[str]) -> pa.Table:
     """
     found = find(uri)
     try:
-        # Arrow's threads may hang or abort a process that ends soon after they read from a Python
-        # file (apache/arrow#50482, #34314).
-        tables = [
-            pq.read_table(found.open(name), columns=list(columns), use_threads=False)
-            for name in found.sizes
-        ]
+        tables = []
+        for name in found.sizes:
+            # Not by Arrow's `read_table`: that reads in threads whatever it is told, and they hang
+            # or abort a process that ends soon after (apache/arrow#50482, #34314).
+            with pq.ParquetFile(found.open(name)) as file:
+                tables.append(file.read(columns=list(columns), use_threads=False))
         return pa.concat_tables(tables, promote_options="default")
     except (pa.ArrowException, OSError) as error:
         _pass_on(error, uri)
