@@ -288,9 +288,10 @@ def read_table(uri: str, columns: Sequence[str]) -> pa.Table:
             # Not by Arrow's `read_table`: that reads in threads whatever it is told, and they hang
             # or abort a process that ends soon after (apache/arrow#50482, #34314).
             with pq.ParquetFile(found.open(name)) as file:
-                tables.append(file.read(columns=list(columns), use_threads=False))
+                table = file.read(columns=list(columns), use_threads=False)
+            tables.append(table.select(columns))
         return pa.concat_tables(tables, promote_options="default")
-    except (pa.ArrowException, OSError) as error:
+    except (KeyError, pa.ArrowException, OSError) as error:
         _pass_on(error, uri)
         raise BadShardError(
             f"{uri}: expected Parquet with columns {', '.join(columns)},"
