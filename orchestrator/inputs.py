@@ -43,14 +43,27 @@ def _began_with(config: RunConfig) -> dict[str, Any] | None:
     return kept
 
 
-def _check_names(uri: str, data: DataConfig) -> None:
+def open_names(uri: str, meaning: str) -> ShardSet:
+    """Return files of class names, which have the columns `id` and `name`.
+
+    Args:
+        uri: of the files.
+        meaning: the words that say what they should be.
+
+    Raises:
+        DataError: a column is missing.
+    """
     names = ShardSet(uri)
     for path, schema in zip(names.paths, names.schemas, strict=True):
         if not {"id", "name"} <= set(schema.names):
             raise DataError(
-                f"{path}: expected columns id and name, found {', '.join(schema.names)};"
-                " data.class_names is a Parquet file with a row for each class"
+                f"{path}: expected columns id and name, found {', '.join(schema.names)}; {meaning}"
             )
+    return names
+
+
+def _check_names(uri: str, data: DataConfig) -> None:
+    names = open_names(uri, "data.class_names is a Parquet file with a row for each class")
     if names.rows != data.classes:
         raise DataError(
             f"{uri}: expected {data.classes:,} class names, one for each of data.classes,"

@@ -22,13 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orchestrator.inputs import absolute
+from orchestrator.inputs import absolute, open_names
 from orchestrator.prepare.config import PrepareConfig
 from orchestrator.prepare.rows import ASIDE
 from orchestrator.prepare.sources import Piece, Source
 from orchestrator.prepare.stages import SPLITS, WORK, Layout, Stages
 from workers.errors import ConfigError, DataError, RunError
-from workers.shards import ShardSet
 from workers.storage import Storage
 
 JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
@@ -259,24 +258,15 @@ def _layout(config: PrepareConfig, source: Source, storage: Storage) -> Layout:
         pieces = [Piece(*piece) for piece in known["pieces"]]
         return Layout(pieces, int(known["parts"]), int(known["known"]))
     pieces = [piece for file in source.files for piece in source.pieces(file)]
-    classes = len(_known(config.classes).groups) if config.classes else 0
+    classes = 0
+    if config.classes:
+        meaning = "classes is the classes.parquet of an earlier job"
+        classes = len(open_names(config.classes, meaning).groups)
     parts = min(_MOST_PARTS, -(-sum(source.files.values()) // config.piece_bytes))
     layout = Layout(pieces, max(1, parts), classes)
     listed = [[piece.file, piece.start, piece.stop] for piece in pieces]
     storage.write_json(JOB, {**told, "pieces": listed, "parts": layout.parts, "known": classes})
     return layout
-
-
-def _known(uri: str) -> ShardSet:
-    """Return the classes of an earlier job."""
-    shards = ShardSet(uri)
-    for path, schema in zip(shards.paths, shards.schemas, strict=True):
-        if not {"id", "name"} <= set(schema.names):
-            raise DataError(
-                f"{path}: expected columns id and name, found {', '.join(schema.names)};"
-                " classes is the classes.parquet of an earlier job"
-            )
-    return shards
 
 
 def _read_summary(storage: Storage) -> Summary:

@@ -22,7 +22,6 @@ QUOTED = 200
 ASIDE = pa.schema([("file", pa.string()), ("reason", pa.string()), ("row", pa.string())])
 """Rows that are set aside: where they stood, what is wrong with them, and how they begin."""
 
-_NAMES = pa.list_(pa.string())
 _LARGEST = float(np.finfo(np.float32).max)
 
 

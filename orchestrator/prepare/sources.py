@@ -73,9 +73,7 @@ class Source:
             return self._row_groups(file)
         size, cuts = self.files[file], [0]
         with self._found.open(file) as opened:
-            ends = self._row_ends(opened, size)
-            for end in ends:
-                cuts.append(end)
+            cuts.extend(self._row_ends(opened, size))
         if cuts[-1] < size:
             cuts.append(size)
         return [Piece(file, *cut) for cut in itertools.pairwise(cuts)]
