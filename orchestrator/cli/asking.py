@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.progress import Progress
 
+from orchestrator import evaluations
 from orchestrator.batch import BatchJob, predict_all
 from orchestrator.cli import reports
 from orchestrator.cli.arguments import Arguments, whole
 from orchestrator.cli.output import draw, following, show
 from orchestrator.ensemble.ensemble import Ensemble
+from orchestrator.ensemble.evaluation import Evaluation
 from orchestrator.ensemble.evaluation import evaluate as measure
+from orchestrator.inputs import absolute
 from orchestrator.schema import nearest
 from orchestrator.words import plural
-from workers.errors import ConfigError
+from workers.errors import ConfigError, StorageError
 
 _ENSEMBLE = "a run or an ensemble: its folder or URI"
 _KEYS = ("data", "combiner", "leave_out", "frequencies", "rows")
@@ -45,9 +48,20 @@ def evaluate(arguments: Arguments) -> int:
             progress=lambda done, rows: bar.update(task, completed=done, total=rows),
         )
     draw(*reports.evaluation(found))
+    _keep(uri, found, told)
     again = ["evaluate", uri, f"data={told['data']}", "combiner=mean,log,min,median"]
     show(following([again, *reports.questions(uri, ensemble.config.data)[:1]]))
     return 0
+
+
+def _keep(uri: str, found: Evaluation, told: Mapping[str, str]) -> None:
+    """Keep what was measured on whole data sets with the run, for `plan` and `report`."""
+    if "leave_out" in told or "rows" in told:
+        return
+    try:
+        evaluations.keep(uri, found, absolute(told["data"]))
+    except StorageError as error:
+        print(f"manyworlds evaluate: not kept with the run: {error}", file=sys.stderr)
 
 
 def predict(arguments: Arguments) -> int:

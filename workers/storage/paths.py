@@ -10,6 +10,7 @@ RUN/
       final/{model.safetensors, receipt.json, content.json, COMMIT}
   ensembles/<digest>/{manifest.json, world-000.safetensors ..., COMMIT}
   ensembles/CURRENT
+  evaluations/0001.json ...
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class RunPaths:
     ensembles = "ensembles"
     current = "ensembles/CURRENT"
     """Names the ensemble that is served."""
+    evaluations = "evaluations"
+    """Folder of numbered files, what the run's ensembles were measured to be; the newest last."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
