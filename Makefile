@@ -19,7 +19,7 @@ endef
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format clean distclean
 .PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
-.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing
+.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -75,6 +75,9 @@ bench-retrieval: .venv/.stamp ## Time the best of up to 50 million classes; trai
 
 bench-lsh: .venv/.stamp ## Measure hashing inside a world; hours, resumable; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.lsh
+
+bench-planning: .venv/.stamp ## Hold a plan against what then happens; ten minutes; needs MANYWORLDS_DATA
+	@.venv/bin/python -m benchmarks.planning
 
 bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.featurizing

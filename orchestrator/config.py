@@ -30,7 +30,7 @@ from workers.errors import ConfigError
 
 IDENTITY = ("data", "partition", "features", "model", "optimizer", "training", "seed")
 """What makes a run this run: other values here mean another run."""
-SETTINGS = ("worlds", "runtime", "cluster", "retry", "merge")
+SETTINGS = ("worlds", "runtime", "cluster", "retry", "budget", "merge")
 """What may change while a run lives, with the tolerances of `data`."""
 MOST_WORLDS = 1000
 
@@ -125,6 +125,21 @@ class RetryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """What a run may cost."""
+
+    gpu_hours: float | None = None
+    """GPU-hours of all attempts from which on no more begin, while those that run go on to their
+    end; on CPUs hours of worlds; null: no cap."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each setting that cannot work."""
+        if self.gpu_hours is not None and not self.gpu_hours > 0:
+            return [f"budget.gpu_hours: expected null or a positive number, found {self.gpu_hours}"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeConfig:
     """How finished worlds become one ensemble."""
 
@@ -168,6 +183,7 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
 
     def problems(self) -> list[str]:
@@ -185,6 +201,7 @@ class RunConfig:
             *self.world_config().problems(),
             *self.cluster.problems(),
             *self.retry.problems(),
+            *self.budget.problems(),
             *self.merge.problems(self.worlds),
         ]
 

@@ -31,6 +31,7 @@ from orchestrator.config import RetryConfig
 from orchestrator.executors.base import Ended, Event, Executor, Leaving, Progress, Started
 from orchestrator.placement import Placement
 from orchestrator.run import Run
+from orchestrator.spending import Spending
 from orchestrator.state import Cause, WorldState
 from orchestrator.watchdog import Watchdog
 from workers.errors import RunError
@@ -99,6 +100,7 @@ class Driver:
         max_parallel: attempts at the same time at most; None: as many as the executor has room for.
         pending_timeout: seconds that a world may wait for a place before the listener hears what
             is missing, and that nothing at all may be placed before the run gives up.
+        spending: says when no more attempts may begin; None: never.
         only: the worlds to take care of; None: all.
         listener: gets the status of all worlds of this driver after every change.
         heartbeat: called at every step; may raise to end the driver.
@@ -120,6 +122,7 @@ class Driver:
         retry: RetryConfig,
         max_parallel: int | None = None,
         pending_timeout: float = 600.0,
+        spending: Spending | None = None,
         only: Iterable[int] | None = None,
         listener: Callable[[Sequence[WorldStatus]], None] = lambda worlds: None,
         heartbeat: Callable[[], None] = lambda: None,
@@ -135,7 +138,8 @@ class Driver:
         self._heartbeat = heartbeat
         self._clock = clock
         self._now = now
-        self._stopping = self._told_to_stop = self._killing = False
+        self._stopping = self._told_to_stop = self._killing = self._all_spent = False
+        self._spending = spending or Spending()
         self._error: str | None = None
         self._watchdog = Watchdog(retry.stall_timeout, clock)
         self._placement = Placement(pending_timeout, clock)
@@ -143,13 +147,14 @@ class Driver:
             world: _World(self._adopt(world), not_before=clock())
             for world in _chosen(run.worlds, only)
         }
+        self._others = [state for state in run.states() if state.index not in self._worlds]
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing is left to start."""
         if any(world.attempt for world in self._worlds.values()):
             return False
-        return self._stopping or not self._pending()
+        return self._stopping or self._all_spent or not self._pending()
 
     def run_to_end(self) -> Summary:
         """Go on until `finished`; return what became of the worlds."""
@@ -267,13 +272,19 @@ class Driver:
 
     def _start_due(self) -> None:
         due = [world for world in self._pending() if world.not_before <= self._clock()]
-        if not due:
+        if not due or self._is_all_spent():
             return
         limits = [self._executor.slots(), self._max_parallel]
         room = min([limit for limit in limits if limit is not None], default=len(self._worlds))
         room = max(1, room) - sum(world.attempt is not None for world in self._worlds.values())
         for world in due[: max(0, room)]:
             self._start(world)
+
+    def _is_all_spent(self) -> bool:
+        states = [*self._others, *(world.state for world in self._worlds.values())]
+        if refusal := self._spending.refusal(states, self._now()):
+            self._all_spent, self._error = True, self._error or refusal
+        return self._all_spent
 
     def _start(self, world: _World) -> None:
         index = world.state.index

@@ -16,6 +16,7 @@ from orchestrator.executors import Executor, InProcessExecutor
 from orchestrator.inputs import open_inputs
 from orchestrator.lease import Lease
 from orchestrator.run import Run
+from orchestrator.spending import Spending
 from orchestrator.stopping import Request, Requests
 from orchestrator.views import WorldView
 
@@ -77,6 +78,7 @@ def drive(
             retry=config.retry,
             max_parallel=config.cluster.max_parallel,
             pending_timeout=config.cluster.pending_timeout,
+            spending=Spending(config.budget.gpu_hours, executor.gpus_per_world),
             only=chosen,
             listener=lambda statuses: tell(views.of_driver(statuses, config.training.batch_size)),
             heartbeat=heartbeat,

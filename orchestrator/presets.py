@@ -22,9 +22,14 @@ def folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def machines() -> Path:
+    """Return the file of machine types in `conf/`."""
+    return folder() / "machines.yaml"
+
+
 def names() -> list[str]:
     """Return the names of all presets in `conf/`, sorted."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
+    return sorted(path.stem for path in folder().glob("*.yaml") if path != machines())
 
 
 def read(preset: str) -> dict[str, Any]:
@@ -36,7 +41,15 @@ def read(preset: str) -> dict[str, Any]:
     Raises:
         ConfigError: no such preset or file, or it is not a YAML mapping.
     """
-    path = _path(preset)
+    return read_yaml(_path(preset))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return what a YAML file maps, nested and unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a YAML mapping.
+    """
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:

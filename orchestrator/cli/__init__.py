@@ -20,6 +20,7 @@ REFUSED, INTERRUPTED = 2, 130
 
 _HOMES = {
     "prepare": "preparing",
+    "plan": "planning",
     "train": "training",
     "resume": "training",
     "grow": "training",

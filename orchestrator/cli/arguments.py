@@ -30,6 +30,15 @@ EXAMPLES = {
 Every key=value is a setting: text, indices, values, labels, label_separator, weight, format,
 columns, encoding, classes, min_count, most_labels, repeats, validation, test. It runs on a Ray
 cluster; cluster=none: in one process. The same command again carries on.""",
+    "plan": """\
+  manyworlds plan data.train=rows data.classes=30000 'data.text=[query]'
+  manyworlds plan data.train=rows data.classes=30000 'data.text=[query]' --target-hours 6
+  manyworlds plan amazon-50m training.epochs=10 --rows 70000000 --features 30
+  manyworlds plan runs/a
+Settings are those of train. B and R that are not given are chosen: so that neither any two classes
+share all of their buckets (--confusion, a chance), nor a class's probability is off by its
+buckets' other classes (--deviation, a standard deviation). Of a run it tells what more worlds
+would bring.""",
     "train": """\
   manyworlds train quickstart run=runs/a data.train=rows data.classes=30000 data.text=[query]
   manyworlds train my-job.yaml worlds=16 cluster.gpus_per_world=0.5 --dry-run
@@ -67,6 +76,7 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
 
 HELP = {
     "prepare": "turn raw CSV, TSV, JSON lines, Parquet or XMC files into shards with class ids",
+    "plan": "say how many buckets and worlds it takes, where, how long, and for how much",
     "train": "train the worlds of a run and merge them",
     "resume": "go on with the worlds of a run that are not done, failed ones included",
     "status": "show who drives a run, its worlds, and how their attempts ended",
@@ -103,6 +113,13 @@ class Arguments:
     mode: str = "exact"
     json: bool = False
     take_over: bool = False
+    rows: int = 0
+    features: float = 30.0
+    confusion: float = 0.001
+    deviation: float = 0.01
+    calibrate: float = 10.0
+    machines: str | None = None
+    target_hours: float | None = None
 
     def first(self, what: str) -> str:
         """Return the first word.
@@ -160,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
     made = {verb: _verb(verbs, verb) for verb in HELP}
     _words(made["prepare"], "key=value", "where raw rows are, and what their columns mean")
+    _plan(made["plan"])
     _words(made["train"], "[PRESET] key=value", "a preset, and settings over it")
     made["train"].add_argument("--dry-run", action="store_true", help="say what it takes, and end")
     _words(made["resume"], "RUN [key=value]", "the run, and settings that may change")
@@ -251,6 +269,58 @@ def _number(text: str) -> int:
 
 def _ranks(text: str) -> tuple[int, ...]:
     return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
+
+
+def _plan(verb: argparse.ArgumentParser) -> None:
+    _words(verb, "[PRESET|RUN] key=value", "a preset and settings over it, or a run")
+    verb.add_argument(
+        "--rows", type=_positive, default=0, metavar="N", help="of data that is not there yet"
+    )
+    verb.add_argument(
+        "--features", type=_amount, default=30.0, metavar="N", help="of such a row; default: 30"
+    )
+    verb.add_argument(
+        "--confusion", type=_share, default=0.001, metavar="CHANCE", help="at most; default: 0.001"
+    )
+    verb.add_argument(
+        "--deviation", type=_share, default=0.01, metavar="SHARE", help="at most; default: 0.01"
+    )
+    verb.add_argument(
+        "--calibrate",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="train worlds here for so long to measure their pace; 0: do not; default: 10",
+    )
+    verb.add_argument(
+        "--machines", metavar="FILE", help="types of machines; default: conf/machines.yaml"
+    )
+    verb.add_argument(
+        "--target-hours", type=_amount, metavar="N", help="say how many machines end it in time"
+    )
+    verb.add_argument("--json", action="store_true", help="all of it as one JSON object")
+
+
+def _amount(text: str) -> float:
+    if (value := _seconds(text)) == 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := _seconds(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, found {text!r}")
+    return value
 
 
 def _one_rank(text: str) -> tuple[int, ...]:

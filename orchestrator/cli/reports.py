@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.api import Item, Log, RunStatus, RunSummary
 from orchestrator.config import ClusterConfig, RunConfig
-from orchestrator.plan import Plan
+from orchestrator.plan import Size
 from orchestrator.state import Attempt, WorldState
 from orchestrator.words import duration, listed, plural, size
 from workers.config import DataConfig
@@ -28,34 +28,34 @@ _GPUS: dict[float | str, str] = {
 }
 
 
-def dry_run(config: RunConfig, plan: Plan) -> list[str]:
+def dry_run(config: RunConfig, run: Size) -> list[str]:
     """Return what a run would take, one aspect a line."""
     classes, buckets = config.data.classes, config.partition.buckets
-    total = plan.parameters * plan.worlds
+    total = run.parameters * run.worlds
     rows = [
         ("run", config.run),
-        ("worlds", f"{plan.worlds}, {placement(config.cluster)}"),
+        ("worlds", f"{run.worlds}, {placement(config.cluster)}"),
         ("classes", f"{classes:,} in {buckets:,} buckets, {classes / buckets:.1f} a bucket"),
-        ("parameters", f"{plan.parameters:,} a world, {total:,} in all"),
-        ("memory", _memory(plan)),
-        ("data", f"{plural(plan.rows, 'row')}, {size(plan.data_bytes)}"),
+        ("parameters", f"{run.parameters:,} a world, {total:,} in all"),
+        ("memory", _memory(run)),
+        ("data", f"{plural(run.rows, 'row')}, {size(run.stored or 0)}"),
         (
             "read",
-            f"at most {size(plan.read)}: {plural(config.training.epochs, 'epoch')}"
-            f" of {plural(plan.worlds, 'world')}",
+            f"at most {size(run.read or 0)}: {plural(config.training.epochs, 'epoch')}"
+            f" of {plural(run.worlds, 'world')}",
         ),
-        ("steps", f"{plan.steps:,} a world, of {config.training.batch_size:,} rows"),
-        ("ensemble", f"about {size(plan.ensemble_bytes)}"),
+        ("steps", f"{run.steps:,} a world, of {config.training.batch_size:,} rows"),
+        ("ensemble", f"about {size(run.ensemble_bytes)}"),
     ]
     return [f"{name:11}{text}" for name, text in rows]
 
 
-def _memory(plan: Plan) -> str:
+def _memory(run: Size) -> str:
     libraries = "half a gigabyte for Python and its libraries"
-    if plan.on_gpu:
-        device, host = size(plan.memory.device), size(plan.memory.host)
+    if run.on_gpu:
+        device, host = size(run.memory.device), size(run.memory.host)
         return f"{device} of its GPU a world, {host} beside it, and {libraries}"
-    return f"{size(plan.memory.total)} a world, and {libraries}"
+    return f"{size(run.memory.total)} a world, and {libraries}"
 
 
 def placement(cluster: ClusterConfig) -> str:
@@ -100,7 +100,7 @@ def driving(found: RunStatus) -> list[str]:
 
 def attempts(states: Sequence[WorldState]) -> Table:
     """Return a table of all attempts, by world; times in UTC."""
-    result = _table("attempts, times in UTC; * the one whose weights count")
+    result = plain_table("attempts, times in UTC; * the one whose weights count")
     right = ("world", "took", "checkpoint")
     for heading in ("world", "attempt", "began", "ended", "took", "checkpoint", "end", "on", "why"):
         justify: Literal["left", "right"] = "right" if heading in right else "left"
@@ -269,7 +269,7 @@ def _by_k(title: str, metrics: Mapping[str, float]) -> Table:
     ranked = [name.partition("@") for name in metrics if "@" in name]
     kinds = list(dict.fromkeys(kind for kind, _, _ in ranked))
     ks = sorted({int(k) for _, _, k in ranked})
-    result = _table(title)
+    result = plain_table(title)
     for heading in ("", *(f"@{k}" for k in ks)):
         result.add_column(heading, justify="right" if heading else "left")
     for kind in kinds:
@@ -281,7 +281,7 @@ def _curve(found: Evaluation) -> Table:
     """Return what fewer worlds would have given: precision at the first k, recall at the others."""
     ks = sorted({int(name.partition("@")[2]) for name in _any(found) if "@" in name})
     shown = [f"P@{ks[0]}", *(f"R@{k}" for k in ks[1:])]
-    result = _table("with fewer worlds, in %")
+    result = plain_table("with fewer worlds, in %")
     for heading in ("combiner", "worlds", *shown):
         result.add_column(heading, justify="left" if heading == "combiner" else "right")
     for (name, count), metrics in sorted(found.metrics.items()):
@@ -297,7 +297,8 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """Return an empty table of the house."""
     # Rich folds a title to the width of its table: no narrower than the title, then.
     width = len(title)
     return Table(

@@ -9,7 +9,7 @@ from orchestrator.cli import reports
 from orchestrator.cli.arguments import RUN, Arguments, whole
 from orchestrator.cli.output import following, show
 from orchestrator.inputs import open_inputs
-from orchestrator.plan import plan
+from orchestrator.plan import Data, size_of
 from orchestrator.words import plural
 
 OK, WORLDS_FAILED, GAVE_UP = 0, 1, 2
@@ -24,7 +24,8 @@ def train(arguments: Arguments) -> int:
     settings = [word for word in arguments.words if "=" in word]
     wanted = config.load(presets[0] if presets else None, settings)
     if arguments.dry_run:
-        show([*reports.dry_run(wanted, plan(wanted, open_inputs(wanted))), ""])
+        data = Data.read(wanted, open_inputs(wanted))
+        show([*reports.dry_run(wanted, size_of(wanted, data)), ""])
         show(following([["train", *arguments.words], ["doctor", wanted.run]]))
         return OK
     many = plural(wanted.worlds, "world")

@@ -93,6 +93,11 @@ Event = Started | Progress | Beat | Leaving | Ended
 class Executor(Protocol):
     """Runs attempts; has at most one for each world, and never tries one again by itself."""
 
+    @property
+    def gpus_per_world(self) -> float:
+        """GPUs of each world; 0 on CPUs."""
+        ...
+
     def slots(self) -> int | None:
         """Return how many attempts can run at the same time; None for any number."""
         ...

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
+import torch
+
 from orchestrator.executors.base import (
     AttemptFunction,
     Beat,
@@ -51,6 +53,12 @@ class InProcessExecutor:
         self._room = threading.Semaphore(parallel)
         self._running: dict[int, _Running] = {}
         self._abandoned: list[_Running] = []
+
+    @property
+    def gpus_per_world(self) -> float:
+        """GPUs of each world: one, where it trains on one."""
+        device = self._config.runtime.device
+        return float(torch.cuda.is_available() if device == "auto" else device != "cpu")
 
     def slots(self) -> int:
         """Return the number of attempts that run at the same time."""

@@ -126,6 +126,11 @@ class RayExecutor:
         self._drained: set[str] = set()
         self._look_at = 0.0
 
+    @property
+    def gpus_per_world(self) -> float:
+        """GPUs of each world, `auto` resolved; 0 on CPUs."""
+        return self.demand.gpus
+
     def slots(self) -> int:
         """Return how many worlds fit on the machines that are alive and stay."""
         return sum(machine.room(self.demand) for machine in self._staying().values())

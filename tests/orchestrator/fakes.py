@@ -55,6 +55,10 @@ class FakeExecutor:
     def clock(self) -> float:
         return self.now
 
+    @property
+    def gpus_per_world(self) -> float:
+        return 0.0
+
     def slots(self) -> int | None:
         return self.room
 

@@ -46,6 +46,16 @@ SETTINGS = [
 
 OPTIONS = {
     "prepare": [],
+    "plan": [
+        "--calibrate",
+        "--confusion",
+        "--deviation",
+        "--features",
+        "--json",
+        "--machines",
+        "--rows",
+        "--target-hours",
+    ],
     "train": ["--dry-run", "--take-over"],
     "resume": ["--take-over", "--worlds"],
     "status": ["--attempts", "--json"],

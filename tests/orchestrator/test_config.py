@@ -89,6 +89,7 @@ DEFAULTS = {
     "retry.stall_timeout": 900.0,
     "retry.backoff_seconds": 2.0,
     "retry.backoff_cap_seconds": 300.0,
+    "budget.gpu_hours": None,
     "merge.min_worlds": None,
     "merge.combiner": "auto",
     "merge.weights": "fp32",

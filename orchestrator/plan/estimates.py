@@ -1,0 +1,179 @@
+"""Where a run fits, how long it takes there, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from orchestrator.config import RunConfig
+from orchestrator.plan.calibration import Pace
+from orchestrator.plan.machines import MachineType
+from orchestrator.plan.roofline import work_of
+from orchestrator.plan.size import Data, Size, size_of
+
+START_SECONDS = 30.0
+"""Of a world on a machine that nobody measured: a process, its libraries, the first rows."""
+LIBRARIES = 500_000_000
+"""Bytes of Python and its libraries, of each world."""
+_MEMORY_SHARE = 0.9
+"""Of a device's memory that worlds may take."""
+_CPUS_A_WORLD = 4
+_FORWARD_SHARE = 1 / 3
+"""Of a training step's products that answers take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A run on machines of one type."""
+
+    machine: str
+    machines: int
+    trouble: str
+    """Why it does not fit; empty: it does."""
+    at_once: int
+    """Worlds that train at the same time, on all machines together."""
+    world_hours: float
+    """Of one world."""
+    hours: float
+    """Of all worlds."""
+    on_demand: float
+    """What the machines cost in that time."""
+    spot: float | None
+    """The same for machines that may be taken back; without what they then lose."""
+    source: Literal["measured", "roofline"]
+
+
+def on_machines(config: RunConfig, data: Data, machine: MachineType, machines: int = 1) -> Estimate:
+    """Return what a run takes on machines of a type, by roofline.
+
+    A world has a GPU of its own, or on CPUs a part of the machine.
+    """
+    config = _as_there(config, machine)
+    size = size_of(config, data, on_gpu=machine.gpus > 0)
+    each = _worlds_on(machine, config.worlds)
+    part = 1.0 if machine.gpus else 1 / each
+    work = work_of(config, data, bf16=config.training.precision == "bf16")
+    step = work.seconds(tflops=machine.tflops * part, bandwidth=machine.bandwidth * part)
+    seconds = world_seconds(config, size, start=START_SECONDS, step=step)
+    return _estimate(
+        machine,
+        machines,
+        worlds=config.worlds,
+        at_once=min(config.worlds, each * machines),
+        seconds=seconds,
+        trouble=_trouble(size, machine, each),
+    )
+
+
+def machines_for(
+    config: RunConfig, data: Data, machine: MachineType, target_hours: float
+) -> Estimate | None:
+    """Return a run on as few machines of a type as end it in time; None: none do.
+
+    More machines than one for each world bring nothing.
+    """
+    one = on_machines(config, data, machine)
+    turns = math.floor(target_hours / one.world_hours + 1e-9)
+    if not turns:
+        return None
+    slots = math.ceil(config.worlds / turns)
+    return on_machines(config, data, machine, math.ceil(slots / one.at_once))
+
+
+def here(config: RunConfig, size: Size, pace: Pace) -> Estimate:
+    """Return what a run takes on this machine, by its measured pace."""
+    seconds = world_seconds(config, size, start=pace.start_seconds, step=pace.step_seconds)
+    turns = math.ceil(config.worlds / pace.at_once)
+    return Estimate(
+        machine="this machine",
+        machines=1,
+        trouble="",
+        at_once=pace.at_once,
+        world_hours=seconds / 3600,
+        hours=turns * seconds / 3600,
+        on_demand=0.0,
+        spot=None,
+        source="measured",
+    )
+
+
+def one_vs_all(config: RunConfig, data: Data, machine: MachineType) -> Estimate:
+    """Return what one network with an output for each of `config`'s K classes takes, by roofline.
+
+    Of one machine, its layers split over all of its GPUs at no cost, which flatters it.
+    """
+    config = _as_there(config, machine)
+    size = size_of(config, data, on_gpu=machine.gpus > 0)
+    devices = max(1, machine.gpus)
+    work = work_of(config, data, bf16=config.training.precision == "bf16")
+    step = work.seconds(tflops=machine.tflops * devices, bandwidth=machine.bandwidth * devices)
+    needed = size.memory.device if machine.gpus else size.memory.total
+    room = 1e9 * (machine.gpu_memory * machine.gpus or machine.memory)
+    return _estimate(
+        machine,
+        1,
+        worlds=1,
+        at_once=1,
+        seconds=world_seconds(config, size, start=START_SECONDS, step=step),
+        trouble=_lacking("memory", needed, room),
+    )
+
+
+def world_seconds(config: RunConfig, size: Size, *, start: float, step: float) -> float:
+    """Return the seconds of one world: its start, its steps, and answers after every epoch."""
+    looks = 0.0
+    if config.data.validation is not None:
+        batches = config.data.validation_rows / config.training.batch_size
+        looks = _FORWARD_SHARE * batches * config.training.epochs
+    return start + (size.steps + looks) * step
+
+
+def _as_there(config: RunConfig, machine: MachineType) -> RunConfig:
+    """Return the config with the precision that `auto` is on a machine."""
+    bf16 = machine.bf16 and config.training.precision != "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16" if bf16 else "fp32"
+    return replace(config, training=replace(config.training, precision=precision))
+
+
+def _worlds_on(machine: MachineType, worlds: int) -> int:
+    room = machine.gpus or max(2, machine.cpus // _CPUS_A_WORLD)
+    return max(1, min(worlds, room))
+
+
+def _trouble(size: Size, machine: MachineType, each: int) -> str:
+    """Return what a machine lacks for so many worlds of its own; empty: nothing."""
+    memory = size.memory
+    if machine.gpus and (lacking := _lacking("GPU", memory.device, 1e9 * machine.gpu_memory)):
+        return lacking
+    host = (memory.host if machine.gpus else memory.total) + LIBRARIES
+    return _lacking("memory", each * host, 1e9 * machine.memory)
+
+
+def _lacking(what: str, needed: float, room: float) -> str:
+    if needed <= _MEMORY_SHARE * room:
+        return ""
+    return f"{what}: {needed / 1e9:,.1f} of {room / 1e9:,.0f} GB"
+
+
+def _estimate(
+    machine: MachineType,
+    machines: int,
+    *,
+    worlds: int,
+    at_once: int,
+    seconds: float,
+    trouble: str,
+) -> Estimate:
+    hours = math.ceil(worlds / at_once) * seconds / 3600
+    return Estimate(
+        machine=machine.name,
+        machines=machines,
+        trouble=trouble,
+        at_once=at_once,
+        world_hours=seconds / 3600,
+        hours=hours,
+        on_demand=hours * machines * machine.on_demand,
+        spot=None if machine.spot is None else hours * machines * machine.spot,
+        source="roofline",
+    )

@@ -1,0 +1,156 @@
+"""Where a run fits, how long it takes, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import RunConfig, load
+from orchestrator.plan import (
+    Data,
+    MachineType,
+    Pace,
+    here,
+    machines_for,
+    on_machines,
+    one_vs_all,
+    plan,
+    read_machines,
+    size_of,
+)
+from workers.errors import ConfigError
+
+DATA = Data.told(1_000_000, 30)
+GPUS = MachineType(
+    name="four",
+    gpu="X",
+    gpus=4,
+    gpu_memory=40,
+    cpus=32,
+    memory=200,
+    tflops=100,
+    bandwidth=1000,
+    on_demand=10,
+    spot=4,
+)
+CPUS = MachineType(name="cpus", cpus=32, memory=64, tflops=10, bandwidth=100, on_demand=1)
+
+
+def config(*settings: str) -> RunConfig:
+    """Return the settings of ten worlds over a million classes."""
+    base = ["run=a", "data.train=b", "data.classes=1000000", "data.indices=c", "worlds=10"]
+    return load(overrides=[*base, "partition.buckets=16384", *settings])
+
+
+def test_worlds_take_turns_on_the_gpus_and_the_hours_are_paid() -> None:
+    found = on_machines(config(), DATA, GPUS)
+    assert (found.at_once, found.machines, found.trouble) == (4, 1, "")
+    assert found.hours == pytest.approx(3 * found.world_hours)
+    assert found.on_demand == pytest.approx(10 * found.hours)
+    assert found.spot == pytest.approx(4 * found.hours)
+    assert found.source == "roofline"
+
+
+def test_a_faster_device_and_a_smaller_world_take_less_time() -> None:
+    slow = on_machines(config(), DATA, GPUS).world_hours
+    faster = replace(GPUS, tflops=300, bandwidth=3000)
+    assert on_machines(config(), DATA, faster).world_hours < slow
+    assert on_machines(config("partition.buckets=1024"), DATA, GPUS).world_hours < slow
+    without_bf16 = replace(GPUS, bf16=False)
+    assert on_machines(config(), DATA, without_bf16).world_hours > slow
+
+
+def test_worlds_on_cpus_share_the_machine() -> None:
+    alone = on_machines(config("worlds=1"), DATA, CPUS)
+    eight = on_machines(config("worlds=8"), DATA, CPUS)
+    assert (alone.at_once, eight.at_once) == (1, 8)
+    # All but the start, which is not shared.
+    start = 30 / 3600
+    assert eight.hours - start == pytest.approx(8 * (alone.hours - start))
+    assert eight.spot is None
+
+
+def test_what_does_not_fit_says_what_it_lacks() -> None:
+    wide = config("model.hidden=[65536]")
+    assert "GPU: " in on_machines(wide, DATA, GPUS).trouble
+    narrow = replace(GPUS, memory=3)
+    assert on_machines(config(), DATA, narrow).trouble.startswith("memory: ")
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 10, 40])
+def test_as_few_machines_as_end_in_time(turns: int) -> None:
+    hours = on_machines(config(), DATA, GPUS).world_hours
+    found = machines_for(config(), DATA, GPUS, turns * hours)
+    assert found is not None
+    assert found.hours <= turns * hours * (1 + 1e-9)
+    if found.machines > 1:
+        fewer = on_machines(config(), DATA, GPUS, found.machines - 1)
+        assert fewer.hours > turns * hours
+
+
+def test_no_number_of_machines_makes_a_world_faster() -> None:
+    hours = on_machines(config(), DATA, GPUS).world_hours
+    assert machines_for(config(), DATA, GPUS, 0.9 * hours) is None
+
+
+def test_a_measured_pace_gives_the_hours() -> None:
+    wanted = config("worlds=5")
+    size = size_of(wanted, DATA, on_gpu=False)
+    pace = Pace(at_once=2, threads=1, start_seconds=10.0, step_seconds=0.5)
+    found = here(wanted, size, pace)
+    assert found.source == "measured"
+    assert found.hours == pytest.approx(3 * (10 + 0.5 * size.steps) / 3600)
+
+
+def test_answers_after_every_epoch_take_time_too() -> None:
+    pace = Pace(at_once=1, threads=1, start_seconds=0.0, step_seconds=1.0)
+    plain, looking = config(), config("data.validation=v")
+    hours = [here(item, size_of(item, DATA), pace).hours for item in (plain, looking)]
+    assert hours[0] < hours[1] < 1.1 * hours[0]
+
+
+def test_one_network_for_all_classes_takes_more_of_everything() -> None:
+    wanted = config("worlds=1")
+    found = plan(wanted, DATA, [GPUS], given=["worlds", "partition.buckets"])
+    (whole,) = found.whole_estimates
+    assert found.whole.parameters > 2 * found.size.parameters
+    assert whole.hours > found.estimates[0].hours
+    huge = replace(wanted, data=replace(wanted.data, classes=100_000_000))
+    huge = replace(huge, partition=replace(huge.partition, buckets=100_000_000))
+    assert one_vs_all(huge, DATA, GPUS).trouble.startswith("memory: ")
+
+
+def test_buckets_and_worlds_are_chosen_where_they_are_not_given() -> None:
+    free = plan(config(), DATA, [])
+    assert (free.config.worlds, free.config.partition.buckets) == (8, 16_384)
+    strict = plan(config(), DATA, [], most_deviation=0.001)
+    assert strict.chosen.deviation <= 0.001
+    assert strict.config.worlds == strict.chosen.least > 8
+    kept = plan(config("worlds=3"), DATA, [], given=["worlds"])
+    assert kept.config.worlds == 3
+
+
+def test_machines_come_with_the_project() -> None:
+    found = read_machines()
+    assert {machine.gpus for machine in found} >= {0, 1, 8}
+    assert len({machine.name for machine in found}) == len(found)
+
+
+def test_machines_of_ones_own_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "good: {cpus: 8, memory: 32, tflops: 1, bandwidth: 50, on_demand: 0.3}\n"
+        "bad: {cpus: 8, memory: 32, tflop: 1, bandwidth: 50, on_demand: 0.3, gpus: 2}\n"
+        "worse: 3\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_machines(str(path))
+    message = str(caught.value)
+    assert "bad.tflop" in message
+    assert "tflops" in message
+    assert "worse.expected" in message
+    assert "good" not in message
+    path.write_text(path.read_text().splitlines()[0])
+    assert [machine.name for machine in read_machines(str(path))] == ["good"]
