@@ -180,6 +180,10 @@ def table(shapes: dict[str, Any], paper: dict[str, Any]) -> str:
                 rows,
             ),
             "",
+            "Twice the buckets cost the paper a fourteenth more time, so most of it did not go into"
+            " products; the plan counts products and memory traffic alone, and sees a world of"
+            " this project, not the paper's.",
+            "",
             f"One network over all classes has {one['parameters'] / 1e9:,.0f} billion parameters"
             f" and takes {size(one['bytes'])} in training: it does not fit"
             f" ({one['trouble']}).",
