@@ -55,6 +55,10 @@ class WorldStatus:
     """Fields of `workers.world.Progress`; empty before the first report of this driver's time."""
     lacking: str = ""
     """What is missing, if the world has been waiting for a place for too long."""
+    node: str = ""
+    """The machine of its last attempt."""
+    ends: int = 0
+    """Attempts that are over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,4 +387,6 @@ def _status(world: _World) -> WorldStatus:
         message=ended[-1].message if ended else "",
         progress=world.progress,
         lacking=world.lacking,
+        node=(state.attempts[-1].node or "") if state.attempts else "",
+        ends=len(ended),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,8 +43,11 @@ The same command on the same run carries on where it stands.""",
     "status": """\
   manyworlds status runs/a
   manyworlds status runs/a --attempts
+  manyworlds status s3://bucket/a --watch
   manyworlds status s3://bucket/a --json
-It reads the run's storage and nothing else: any machine that can do so will do.""",
+It reads the run's storage and nothing else: any machine that can do so will do. With --watch it
+ends when all worlds are done, with exit code 0, or when nobody drives the run any more, with 1.
+In a terminal, worlds that do not fit are rolled up; `| cat` shows every one.""",
     "logs": """\
   manyworlds logs runs/a
   manyworlds logs runs/a --world 3 --lines 200
@@ -94,6 +98,8 @@ class Arguments:
     world: int | None = None
     attempt: str | None = None
     attempts: bool = False
+    watch: bool = False
+    every: float | None = None
     lines: int = 50
     no_wait: bool = False
     min_worlds: int | None = None
@@ -173,6 +179,10 @@ def parser() -> argparse.ArgumentParser:
         )
     _words(made["status"], "RUN", "the run")
     made["status"].add_argument("--attempts", action="store_true", help="every attempt, too")
+    made["status"].add_argument("--watch", action="store_true", help="look again and again")
+    made["status"].add_argument(
+        "--every", type=_seconds, metavar="SECONDS", help="between two looks; default: 2"
+    )
     made["status"].add_argument("--json", action="store_true", help="all of it as one JSON object")
     _words(made["logs"], "RUN", "the run")
     made["logs"].add_argument(
@@ -241,6 +251,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, found {text!r}")
+    return seconds
 
 
 def _number(text: str) -> int:

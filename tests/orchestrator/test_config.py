@@ -93,6 +93,9 @@ DEFAULTS = {
     "merge.combiner": "auto",
     "merge.weights": "fp32",
     "merge.lookup": "computed",
+    "watch.tensorboard": "auto",
+    "watch.observers": (),
+    "watch.notify": None,
 }
 """The public settings. A change here is a decision: it changes what users have written."""
 
