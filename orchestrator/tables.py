@@ -199,15 +199,25 @@ def _rolled_up(views: Sequence[WorldView], room: int, width: int) -> Iterator[Re
         yield Text()
         yield _node_table(shown, views, len(places) - len(shown))
         room -= 2 + len(shown) + (len(shown) < len(places))
-    found = to_look_at(views)
     # An empty line, the title, the heading and what was left out.
-    chosen = found[: max(1, room - 4)]
+    yield from _single(views, max(1, room - 4), width)
+
+
+def _single(views: Sequence[WorldView], room: int, width: int) -> Iterator[RenderableType]:
+    """Yield the worlds that need attention, and all that run if there is room for them too."""
+    found, title = to_look_at(views), "worlds to look at"
+    told = {view.world for view, _ in found}
+    others = [view for view in views if view.state == "running" and view.world not in told]
+    chosen = found[:room]
+    if others and len(found) + len(others) <= room:
+        chosen += [(view, remark_of(view)) for view in others]
+        title = "worlds to look at, and all that run" if found else "worlds that run"
     if chosen:
         yield Text()
-        yield Text("worlds to look at", "bold")
+        yield Text(title, "bold")
         yield _worlds(chosen, width)
-    if len(chosen) < len(found):
-        yield Text(f"and {len(found) - len(chosen):,} more", "dim")
+    if len(found) > room:
+        yield Text(f"and {len(found) - room:,} more", "dim")
 
 
 def _state_table(states: Sequence[Totals]) -> Table:

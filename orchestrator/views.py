@@ -86,13 +86,13 @@ def of_run(run: Run, states: Sequence[WorldState], *, driven: bool) -> list[Worl
 
     Args:
         run: the run.
-        states: of its worlds.
+        states: of all its worlds, in order.
         driven: whether a driver is at work. Without one nothing runs, whatever the storage says.
 
     Raises:
         StorageError: a file of the run is altered.
     """
-    return [_stored(run, state, driven) for state in states]
+    return run.each(lambda world: _stored(run, states[world], driven))
 
 
 def _stored(run: Run, state: WorldState, driven: bool) -> WorldView:

@@ -155,6 +155,20 @@ def test_machines_are_told_where_there_are_several() -> None:
     assert any(text.strip().endswith("machines more") for text in lines)
 
 
+@pytest.mark.parametrize(
+    ("others", "title"),
+    [([], "worlds that run"), ([FAILED], "worlds to look at, and all that run")],
+)
+def test_all_that_run_are_told_where_there_is_room(others: list[WorldView], title: str) -> None:
+    pending = [WorldView(world=world, state="pending") for world in range(10, 60)]
+    views = [*(replace(WELL, world=world) for world in range(3)), *others, *pending]
+    lines = drawn(views, room=24)
+    (start,) = (i for i, text in enumerate(lines) if text == title)
+    assert [text.split()[1] for text in lines[start + 2 :]] == [
+        *(view.state for view in others), "running", "running", "running",
+    ]  # fmt: skip
+
+
 def test_how_many_more_there_are_to_look_at_is_told() -> None:
     views = [replace(FAILED, world=world) for world in range(100)]
     lines = drawn(views, room=20)
