@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 GRACE = 20.0
 """Seconds that all observers together have at the end, to take in what they were not told yet."""
+CATCH_UP = 5.0
+"""Seconds that they have, before that, to take in the last changes."""
 BEHIND = 1000
 """Changes that an observer may be behind; from then on it misses the oldest."""
 
@@ -74,7 +76,7 @@ class Watchers:
     def catch_up(self) -> None:
         """Return when all have taken in what they were told, or have had time enough."""
         waiting = [beside.marker() for beside in self._besides if self._begun]
-        until = time.monotonic() + self._grace
+        until = time.monotonic() + min(CATCH_UP, self._grace)
         for reached in waiting:
             reached.wait(max(0.0, until - time.monotonic()))
 
