@@ -24,6 +24,7 @@ from orchestrator.ensemble.artefact import served
 from orchestrator.inputs import absolute
 from orchestrator.lease import Lease, Owner, is_alive, owner_of
 from orchestrator.logs import Log
+from orchestrator.observers import Observer
 from orchestrator.run import Run
 from orchestrator.state import WorldState
 from orchestrator.stopping import Request, request_of
@@ -77,6 +78,7 @@ def train(
     preset: str | None = None,
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
+    observers: Sequence[Observer] = (),
     take_over: bool = False,
 ) -> RunSummary:
     """Train the worlds of a run and merge them; go on with the run if it is there already.
@@ -88,6 +90,7 @@ def train(
         preset: a name from `conf/`, or the path of a YAML file; without `config` only.
         overrides: `key=value` settings over them.
         listener: told after every change.
+        observers: told likewise, each in a thread of its own, beside those of `watch.*`.
         take_over: drive the run even if another driver seems to.
 
     Raises:
@@ -101,7 +104,7 @@ def train(
     wanted = load(preset, overrides) if config is None else override(config, overrides)
     wanted = _anchored(wanted)
     with Lease(Storage(wanted.run), take_over=take_over) as lease:
-        return drive(wanted, lease, None, listener)
+        return drive(wanted, lease, None, listener, observers)
 
 
 def resume(
@@ -110,6 +113,7 @@ def resume(
     *,
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
+    observers: Sequence[Observer] = (),
     take_over: bool = False,
 ) -> RunSummary:
     """Go on with the worlds of a run that are not done, and merge.
@@ -119,6 +123,7 @@ def resume(
         worlds: only these; None: all. Failed ones get fresh budgets.
         overrides: `key=value` settings, of those that may change while a run lives.
         listener: told after every change.
+        observers: told likewise, each in a thread of its own, beside those of `watch.*`.
         take_over: drive the run even if another driver seems to.
 
     Raises:
@@ -128,7 +133,7 @@ def resume(
     opened = Run.open(run)
     with Lease(opened.storage, take_over=take_over) as lease:
         wanted = override(_config_of(Run.open(run)), overrides)
-        return drive(wanted, lease, worlds, listener)
+        return drive(wanted, lease, worlds, listener, observers)
 
 
 def grow(
@@ -137,6 +142,7 @@ def grow(
     *,
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
+    observers: Sequence[Observer] = (),
     take_over: bool = False,
 ) -> RunSummary:
     """Give a run more worlds, train those that are not done, and merge.
@@ -146,6 +152,7 @@ def grow(
         worlds: how many it shall have in all.
         overrides: `key=value` settings, of those that may change while a run lives.
         listener: told after every change.
+        observers: told likewise, each in a thread of its own, beside those of `watch.*`.
         take_over: drive the run even if another driver seems to.
 
     Raises:
@@ -157,7 +164,7 @@ def grow(
     with Lease(opened.storage, take_over=take_over) as lease:
         kept = _config_of(Run.open(run))
         wanted = override(kept, [*overrides, f"worlds={worlds}"])
-        return drive(wanted, lease, None, listener)
+        return drive(wanted, lease, None, listener, observers)
 
 
 def stop(run: str, *, wait: bool = True, listener: Callable[[str], None] | None = None) -> bool:
@@ -240,10 +247,12 @@ def status(run: str) -> RunStatus:
             f" this run, found {digest}, which is not there; merge it again with"
             f" 'manyworlds merge {run}'"
         )
+    states = opened.states()
+    driven = driver is not None and alive is not False
     return RunStatus(
         config=_config_of(opened),
-        states=tuple(opened.states()),
-        views=tuple(views.of_run(opened, driven=driver is not None and alive is not False)),
+        states=tuple(states),
+        views=tuple(views.of_run(opened, states, driven=driven)),
         ensemble=opened.storage.where(folder) if folder else None,
         driver=driver,
         alive=alive,
@@ -285,7 +294,7 @@ def _config_of(run: Run) -> RunConfig:
 
 def _anchored(config: RunConfig) -> RunConfig:
     """Return `config` with absolute paths: attempts run in other folders, maybe elsewhere."""
-    data = config.data
+    data, folder = config.data, config.watch.tensorboard
     return replace(
         config,
         run=Storage(config.run).uri,
@@ -294,5 +303,8 @@ def _anchored(config: RunConfig) -> RunConfig:
             train=absolute(data.train),
             validation=data.validation and absolute(data.validation),
             class_names=data.class_names and absolute(data.class_names),
+        ),
+        watch=replace(
+            config.watch, tensorboard=absolute(folder) if folder not in (None, "auto") else folder
         ),
     )

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from orchestrator import presets, schema
+from orchestrator.observers.settings import WatchConfig
 from workers.config import (
     TOLERANCES,
     DataConfig,
@@ -30,7 +31,7 @@ from workers.errors import ConfigError
 
 IDENTITY = ("data", "partition", "features", "model", "optimizer", "training", "seed")
 """What makes a run this run: other values here mean another run."""
-SETTINGS = ("worlds", "runtime", "cluster", "retry", "budget", "merge")
+SETTINGS = ("worlds", "runtime", "cluster", "retry", "budget", "merge", "watch")
 """What may change while a run lives, with the tolerances of `data`."""
 MOST_WORLDS = 1000
 
@@ -185,6 +186,7 @@ class RunConfig:
     retry: RetryConfig = field(default_factory=RetryConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def problems(self) -> list[str]:
         """Return one sentence for each setting that cannot work, over all groups."""
@@ -203,6 +205,7 @@ class RunConfig:
             *self.retry.problems(),
             *self.budget.problems(),
             *self.merge.problems(self.worlds),
+            *self.watch.problems(),
         ]
 
     def validate(self) -> RunConfig:

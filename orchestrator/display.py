@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
+from orchestrator.rollup import remark, totals
+from orchestrator.tables import RunTable, headline, pace, steps
 from orchestrator.views import WorldView
-from orchestrator.words import duration, plural
+from orchestrator.words import duration
 
-STYLES = {"running": "cyan", "done": "green", "failed": "red", "waiting": "yellow"}
 EVERY = 5.0
 """Seconds between two plain lines about one world that is merely going on."""
-_ORDER = ("running", "failed", "waiting", "pending", "done")
+MANY = 16
+"""Running worlds from which on one line tells how all of them go on."""
+DRAWN_EVERY = 0.25
+"""Seconds between two drawings of the table as long as no world changes its state."""
 
 
 class Display(Protocol):
@@ -46,12 +47,26 @@ def choose(console: Console | None = None) -> Display:
     return PlainLines(lambda line: console.print(line, soft_wrap=True, markup=False))
 
 
-class LiveTable:
-    """One table that is drawn over and over."""
+def table(views: Sequence[WorldView], room: int | None = None) -> RunTable:
+    """Return the worlds as a table for Rich, rolled up where they need more than `room` lines."""
+    return RunTable(views, room)
 
-    def __init__(self, console: Console) -> None:
+
+class LiveTable:
+    """One table that is drawn over and over.
+
+    Args:
+        console: where.
+        clock: seconds, to space the drawings out.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
         self._live = Live(console=console, auto_refresh=False)
+        self._drawn: float | None = None
+        self._states: list[tuple[str, int]] = []
+        self._waiting: Sequence[WorldView] | None = None
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
@@ -63,15 +78,29 @@ class LiveTable:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._waiting is not None:
+            self._draw(self._waiting)
         self._live.__exit__(kind, error, traceback)
 
     def show(self, views: Sequence[WorldView]) -> None:
-        """Draw the table anew, no higher than the terminal."""
-        self._live.update(table(views, room=max(4, self._console.height - 6)), refresh=True)
+        """Draw the table anew, no higher than the terminal; if it is too soon for that, later."""
+        states = [(view.state, view.attempts) for view in views]
+        due = self._drawn is None or self._clock() - self._drawn >= DRAWN_EVERY
+        if due or states != self._states:
+            self._states = states
+            self._draw(views)
+        else:
+            self._waiting = views
+
+    def _draw(self, views: Sequence[WorldView]) -> None:
+        self._live.update(table(views, room=max(8, self._console.height - 1)), refresh=True)
+        self._drawn, self._waiting = self._clock(), None
 
 
 class PlainLines:
     """A line for every change of state, and for progress a line now and then.
+
+    Of `MANY` running worlds, progress is told in one line for all.
 
     Args:
         write: takes one line.
@@ -90,7 +119,8 @@ class PlainLines:
         self._clock = clock
         self._every = every
         self._seen: dict[int, tuple[str, int, str]] = {}
-        self._written: dict[int, float] = {}
+        self._written: dict[int | None, float] = {}
+        """When there was a line about a world; None: about all of them."""
         self._steps: dict[int, int | None] = {}
 
     def __enter__(self) -> PlainLines:
@@ -106,24 +136,37 @@ class PlainLines:
 
     def show(self, views: Sequence[WorldView]) -> None:
         """Write the lines that are due."""
-        now = self._clock()
+        moving = [v for v in views if v.state == "running" and self._steps.get(v.world) != v.step]
+        together = sum(view.state == "running" for view in views) >= MANY
         for view in views:
-            state = (view.state, view.attempts, _remark(view))
+            state = (view.state, view.attempts, remark(view))
             changed = self._seen.get(view.world, ("pending", 0, "")) != state
-            moved = self._steps.get(view.world) != view.step
-            due = now - self._written.get(view.world, now - self._every) >= self._every
-            if changed or (view.state == "running" and moved and due):
+            if changed or (view in moving and not together and self._is_due(view.world)):
                 self._write(line(view))
                 self._seen[view.world] = state
-                self._written[view.world] = now
+                self._written[view.world] = self._clock()
                 self._steps[view.world] = view.step
+        if together and moving and self._is_due(None):
+            self._write(summary_line(views))
+            self._written[None] = self._clock()
+            self._steps |= {view.world: view.step for view in views}
+
+    def _is_due(self, what: int | None) -> bool:
+        written = self._written.get(what)
+        return written is None or self._clock() - written >= self._every
+
+
+def summary_line(views: Sequence[WorldView]) -> str:
+    """Return all worlds together as one line of text."""
+    found = totals(views)
+    return f"{headline(found)}  {pace(found)}"
 
 
 def line(view: WorldView) -> str:
     """Return one world as one line of text."""
     parts = [f"world {view.world:3d} {view.state:8}"]
     if view.state != "done":
-        parts.append(_progress(view))
+        parts.append(steps(view))
     if view.rows_per_second is not None and view.state == "running":
         parts.append(f"{view.rows_per_second:,.0f} rows/s")
     if view.loss is not None:
@@ -134,63 +177,5 @@ def line(view: WorldView) -> str:
         parts.append(f"{duration(view.seconds_left)} left")
     if view.attempts > 1:
         parts.append(f"attempt {view.attempts}")
-    parts.append(_remark(view))
+    parts.append(remark(view))
     return "  ".join(part for part in parts if part).rstrip()
-
-
-def table(views: Sequence[WorldView], room: int | None = None) -> Table:
-    """Return the worlds as a table; of more than `room` the ones that tell most."""
-    shown = sorted(views, key=lambda view: (_rank(view.state), view.world))[:room]
-    counts = Counter(view.state for view in views)
-    ordered = sorted(counts, key=_rank)
-    title = ", ".join(f"{counts[state]} {state}" for state in ordered)
-    hidden = len(views) - len(shown)
-    result = Table(
-        title=f"{len(views)} worlds: {title}",
-        title_justify="left",
-        title_style="bold",
-        caption=f"and {hidden} more" if hidden else None,
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for heading in ("world", "state", "step", "rows/s", "loss", "bucket acc.", "left", "tries"):
-        result.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-    result.add_column("remark", overflow="ellipsis", no_wrap=True)
-    for view in sorted(shown, key=lambda view: view.world):
-        result.add_row(*_cells(view))
-    return result
-
-
-def _cells(view: WorldView) -> list[Text | str]:
-    running = view.state == "running"
-    rate, left = view.rows_per_second, view.seconds_left
-    return [
-        str(view.world),
-        Text(view.state, style=STYLES.get(view.state, "")),
-        _progress(view),
-        f"{rate:,.0f}" if running and rate is not None else "",
-        f"{view.loss:.3f}" if view.loss is not None else "",
-        f"{view.bucket_accuracy:.1%}" if view.bucket_accuracy is not None else "",
-        duration(left) if running and left is not None else "",
-        str(view.attempts),
-        Text(_remark(view)),
-    ]
-
-
-def _progress(view: WorldView) -> str:
-    if view.step is None:
-        return ""
-    return f"{view.step:,}/{view.steps:,}" if view.steps else f"{view.step:,}"
-
-
-def _remark(view: WorldView) -> str:
-    """Return the trouble that a world is in, or how its last attempt ended, and what it lacks."""
-    running = view.trouble and view.state == "running"
-    left_out = f"{plural(view.left_out_rows, 'row')} left out" if view.left_out_rows else ""
-    remarks = [view.trouble if running else view.cause, left_out]
-    return "; ".join(remark for remark in remarks if remark)
-
-
-def _rank(state: str) -> int:
-    return _ORDER.index(state) if state in _ORDER else len(_ORDER)

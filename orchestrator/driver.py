@@ -34,7 +34,6 @@ from orchestrator.run import Run
 from orchestrator.spending import Spending
 from orchestrator.state import Cause, WorldState
 from orchestrator.watchdog import Watchdog
-from workers.errors import RunError
 from workers.hashing import derive_seed
 
 _PATIENCE = 1.0
@@ -56,6 +55,10 @@ class WorldStatus:
     """Fields of `workers.world.Progress`; empty before the first report of this driver's time."""
     lacking: str = ""
     """What is missing, if the world has been waiting for a place for too long."""
+    node: str = ""
+    """The machine of its last attempt."""
+    ends: int = 0
+    """Attempts that are over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +147,7 @@ class Driver:
         self._watchdog = Watchdog(retry.stall_timeout, clock)
         self._placement = Placement(pending_timeout, clock)
         self._worlds = {
-            world: _World(self._adopt(world), not_before=clock())
-            for world in _chosen(run.worlds, only)
+            world: _World(self._adopt(world), not_before=clock()) for world in run.chosen(only)
         }
         self._others = [state for state in run.states() if state.index not in self._worlds]
 
@@ -371,18 +373,6 @@ class Driver:
         return self._now().isoformat(timespec="seconds")
 
 
-def _chosen(worlds: int, only: Iterable[int] | None) -> list[int]:
-    if only is None:
-        return list(range(worlds))
-    chosen = sorted(set(only))
-    if wrong := [world for world in chosen if not 0 <= world < worlds]:
-        raise RunError(
-            f"expected worlds from 0 to {worlds - 1}, found {', '.join(map(str, wrong))};"
-            " raise worlds=... to have more"
-        )
-    return chosen
-
-
 def _status(world: _World) -> WorldStatus:
     state = world.state
     ended = [item for item in state.attempts if item.cause]
@@ -394,4 +384,6 @@ def _status(world: _World) -> WorldStatus:
         message=ended[-1].message if ended else "",
         progress=world.progress,
         lacking=world.lacking,
+        node=(state.attempts[-1].node or "") if state.attempts else "",
+        ends=len(ended),
     )

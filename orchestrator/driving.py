@@ -11,10 +11,14 @@ from typing import Any
 
 from orchestrator import reducer, stopping, views
 from orchestrator.config import RunConfig
-from orchestrator.driver import Driver, Summary
+from orchestrator.driver import Driver, Summary, WorldStatus
 from orchestrator.executors import Executor, InProcessExecutor
+from orchestrator.executors.base import explain
 from orchestrator.inputs import open_inputs
 from orchestrator.lease import Lease
+from orchestrator.observers import Observer
+from orchestrator.observers.beside import Watchers
+from orchestrator.observers.chosen import chosen
 from orchestrator.run import Run
 from orchestrator.spending import Spending
 from orchestrator.stopping import Request, Requests
@@ -43,7 +47,11 @@ class RunSummary:
 
 
 def drive(
-    config: RunConfig, lease: Lease, worlds: Iterable[int] | None, listener: Listener | None
+    config: RunConfig,
+    lease: Lease,
+    worlds: Iterable[int] | None,
+    listener: Listener | None,
+    observers: Sequence[Observer] = (),
 ) -> RunSummary:
     """Make the run if it is not there, train its worlds, and merge them.
 
@@ -52,18 +60,36 @@ def drive(
         lease: of the run, held by this process.
         worlds: only these; None: all.
         listener: told after every change.
+        observers: told likewise, beside those that the settings ask for.
 
     Raises:
+        ConfigError: for observers that are not there.
         DataError: for training data that cannot be trained on.
         RunError: if the run is another one than the settings make, or another driver took over.
         KeyboardInterrupt: after a stop that a signal asked for.
     """
+    watchers = Watchers([*chosen(config), *observers])
+    try:
+        summary = _drive(config, lease, worlds, listener or (lambda views: None), watchers)
+    except BaseException as error:
+        watchers.end(_broken_off(config, watchers.seen, error))
+        raise
+    watchers.end(summary)
+    return summary
+
+
+def _drive(
+    config: RunConfig,
+    lease: Lease,
+    worlds: Iterable[int] | None,
+    listener: Listener,
+    watchers: Watchers,
+) -> RunSummary:
     shards = open_inputs(config)
     run = Run.create(config.run, config.identity(), config.settings())
     run.check_dataset(shards.fingerprint())
-    chosen = range(run.worlds) if worlds is None else sorted(set(worlds))
-    left = [world for world in chosen if run.accept(world)[0] is None]
-    tell = listener or (lambda views: None)
+    wanted = run.chosen(worlds)
+    left = [world for world in wanted if run.accept(world)[0] is None]
     requests = Requests(run.storage, lease.token)
 
     def heartbeat() -> None:
@@ -71,7 +97,12 @@ def drive(
         if requests.look():
             driver.stop()
 
-    with closing(_executor(config, len(left))) as executor:
+    def tell(statuses: Sequence[WorldStatus]) -> None:
+        found = views.of_driver(statuses, config.training)
+        listener(found)
+        watchers.saw(found)
+
+    with closing(_executor(config, len(left), watchers)) as executor:
         driver = Driver(
             run,
             executor,
@@ -79,16 +110,33 @@ def drive(
             max_parallel=config.cluster.max_parallel,
             pending_timeout=config.cluster.pending_timeout,
             spending=Spending(config.budget.gpu_hours, executor.gpus_per_world),
-            only=chosen,
-            listener=lambda statuses: tell(views.of_driver(statuses, config.training.batch_size)),
+            only=wanted,
+            listener=tell,
             heartbeat=heartbeat,
         )
+        watchers.begin(config)
         with _stops(driver) as interrupted:
             summary = driver.run_to_end()
+        # Before the executor leaves the cluster, where some of them write to.
+        watchers.catch_up()
     stopping.withdraw(run.storage, lease.token)
     if interrupted() and not summary.complete:
         raise KeyboardInterrupt
     return _merged(config, run, summary, requests.found)
+
+
+def _broken_off(config: RunConfig, seen: Sequence[WorldView], error: BaseException) -> RunSummary:
+    """Return how a run was left by a driver that raised `error`."""
+    stopped = isinstance(error, KeyboardInterrupt)
+    return RunSummary(
+        run=config.run,
+        done=tuple(view.world for view in seen if view.state == "done"),
+        failed={view.world: view.cause for view in seen if view.state == "failed"},
+        pending=tuple(view.world for view in seen if view.state not in ("done", "failed")),
+        error=None if stopped else explain(error),
+        ensemble=None,
+        stopped="by a signal" if stopped else None,
+    )
 
 
 def _merged(config: RunConfig, run: Run, summary: Summary, request: Request | None) -> RunSummary:
@@ -107,14 +155,18 @@ def _merged(config: RunConfig, run: Run, summary: Summary, request: Request | No
     )
 
 
-def _executor(config: RunConfig, worlds: int) -> Executor:
-    """Return where `worlds` worlds train; none of them need no cluster."""
+def _executor(config: RunConfig, worlds: int, watchers: Watchers) -> Executor:
+    """Return where `worlds` worlds train; none of them need no cluster.
+
+    A cluster's own metrics are told how the run goes, too.
+    """
     cluster = config.cluster
     if cluster.address == "none" or not worlds:
         return InProcessExecutor(config.run, config.world_config())
+    from orchestrator.executors.metrics import RayMetrics
     from orchestrator.executors.ray import RayExecutor
 
-    return RayExecutor(
+    executor = RayExecutor(
         config.run,
         config.world_config(),
         worlds=worlds,
@@ -122,6 +174,8 @@ def _executor(config: RunConfig, worlds: int) -> Executor:
         gpus_per_world=cluster.gpus_per_world,
         cpus_per_world=cluster.cpus_per_world,
     )
+    watchers.add(RayMetrics())
+    return executor
 
 
 @contextmanager

@@ -9,8 +9,9 @@ anybody who can read the storage can read it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import yaml
 
@@ -22,10 +23,14 @@ from workers.shards import merge_content
 from workers.storage import COMMIT, Manifest, RunPaths, Storage, from_json
 from workers.storage.formats import check_content, content_sha256
 
+T = TypeVar("T")
+
 SCHEMA = 1
 """Of identity, settings, dataset fingerprint and the states of worlds."""
 _CONTENT = "content.json"
 """What an attempt read, beside its weights."""
+_READERS = 16
+"""Worlds that are read side by side from a server."""
 _LARGEST_YAML = 1 << 20
 """Bytes; a megabyte takes seconds to parse."""
 
@@ -107,6 +112,22 @@ class Run:
             raise _altered(where, f"worlds = {worlds!r:.40}")
         return worlds
 
+    def chosen(self, only: Iterable[int] | None) -> list[int]:
+        """Return the worlds of `only`, sorted; None: all.
+
+        Raises:
+            RunError: the run does not have one of them.
+        """
+        if only is None:
+            return list(range(self.worlds))
+        chosen = sorted(set(only))
+        if wrong := [world for world in chosen if not 0 <= world < self.worlds]:
+            raise RunError(
+                f"expected worlds from 0 to {self.worlds - 1}, found {', '.join(map(str, wrong))};"
+                " raise worlds=... to have more"
+            )
+        return chosen
+
     def change_settings(self, settings: Mapping[str, Any]) -> None:
         """Write a new version of the settings, if they differ from the newest.
 
@@ -167,7 +188,17 @@ class Run:
 
     def states(self) -> list[WorldState]:
         """Return how far each of the R worlds is, in order."""
-        return [self.state(world) for world in range(self.worlds)]
+        return self.each(self.state)
+
+    def each(self, read: Callable[[int], T]) -> list[T]:
+        """Return what `read` returns for each world, in order.
+
+        Where the storage is not on a local disk, many are read side by side.
+        """
+        if self.storage.is_local:
+            return [read(world) for world in range(self.worlds)]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(read, range(self.worlds)))
 
     def finished(self, world: int) -> tuple[str, Manifest] | None:
         """Return the attempt at a world that counts, and what is in its `final/`, or None.

@@ -102,8 +102,9 @@ def test_workers_import_without_ray_omegaconf_and_orchestrator() -> None:
 
 @pytest.mark.parametrize("path", sources("orchestrator"), ids=name)
 def test_the_orchestrator_imports_only_what_the_project_requires(path: Path) -> None:
-    # PyYAML comes with OmegaConf, which cannot do without it.
-    assert foreign(path) <= required() | {"yaml"}
+    # PyYAML comes with OmegaConf, which cannot do without it; MLflow with an extra.
+    extra = {"mlflow"} if name(path) == "orchestrator/observers/mlflow.py" else set()
+    assert foreign(path) <= required() | {"yaml"} | extra
 
 
 def test_only_executors_import_ray() -> None:

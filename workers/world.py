@@ -70,6 +70,8 @@ class Progress:
     """What keeps going wrong while training goes on, such as a full disk; None: nothing."""
     left_out_rows: int = 0
     """Rows that are left out because they cannot be trained on (`data.on_bad_shard`)."""
+    device: str = ""
+    """What computes, in the words of `workers.classifier.describe_device`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -236,7 +238,7 @@ class World:
             TrainingError: if the loss is no longer a number; names step and shards.
             DataError: if rows cannot be trained on; names step, shard and row group.
         """
-        meter = _Meter(self.steps, clock)
+        meter = _Meter(self.steps, self._here, clock)
         runtime = self.config.runtime
         due = False
 
@@ -340,8 +342,9 @@ def _not_a_state(found: str) -> StorageError:
 class _Meter:
     # Loss and rate since the last report.
 
-    def __init__(self, steps: int, clock: Callable[[], float]) -> None:
+    def __init__(self, steps: int, device: str, clock: Callable[[], float]) -> None:
         self._steps = steps
+        self._device = device
         self._clock = clock
         self._began = self._since = clock()
         self._losses: list[float] = []
@@ -364,6 +367,7 @@ class _Meter:
             bucket_accuracy=trained.bucket_accuracy,
             epoch_ended=epoch_ended,
             left_out_rows=sum(entry.rows for entry in trained.left_out),
+            device=self._device,
         )
         self._losses, self._rows, self._since = [], 0, now
         return progress

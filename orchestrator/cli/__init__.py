@@ -42,8 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: without the program's name; None: those of this process.
 
     Returns:
-        0 if all went as asked, which `manyworlds stop` is too; 1 if worlds failed, 2 if the
-        command was refused, 130 after Ctrl-C.
+        0 if all went as asked, which `manyworlds stop` is too; 1 if worlds failed, or are not done
+        at the end of `manyworlds status --watch`; 2 if the command was refused; 130 after Ctrl-C.
     """
     arguments = parse(sys.argv[1:] if words is None else words)
     try:

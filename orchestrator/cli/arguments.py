@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +52,11 @@ The same command on the same run carries on where it stands.""",
     "status": """\
   manyworlds status runs/a
   manyworlds status runs/a --attempts
+  manyworlds status s3://bucket/a --watch
   manyworlds status s3://bucket/a --json
-It reads the run's storage and nothing else: any machine that can do so will do.""",
+It reads the run's storage and nothing else: any machine that can do so will do. With --watch it
+ends when all worlds are done, with exit code 0, or when nobody drives the run any more, with 1.
+In a terminal, worlds that do not fit are rolled up; `| cat` shows every one.""",
     "logs": """\
   manyworlds logs runs/a
   manyworlds logs runs/a --world 3 --lines 200
@@ -104,6 +108,8 @@ class Arguments:
     world: int | None = None
     attempt: str | None = None
     attempts: bool = False
+    watch: bool = False
+    every: float | None = None
     lines: int = 50
     no_wait: bool = False
     min_worlds: int | None = None
@@ -191,6 +197,10 @@ def parser() -> argparse.ArgumentParser:
         )
     _words(made["status"], "RUN", "the run")
     made["status"].add_argument("--attempts", action="store_true", help="every attempt, too")
+    made["status"].add_argument("--watch", action="store_true", help="look again and again")
+    made["status"].add_argument(
+        "--every", type=_amount, metavar="SECONDS", help="between two looks; default: 2"
+    )
     made["status"].add_argument("--json", action="store_true", help="all of it as one JSON object")
     _words(made["logs"], "RUN", "the run")
     made["logs"].add_argument(
@@ -261,6 +271,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text!r}")
+    return value
+
+
 def _number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected the number of a world, found {text!r}")
@@ -287,7 +307,7 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--calibrate",
-        type=_seconds,
+        type=_from_zero,
         default=10.0,
         metavar="SECONDS",
         help="train worlds here for so long to measure their pace; 0: do not; default: 10",
@@ -301,24 +321,12 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="all of it as one JSON object")
 
 
-def _amount(text: str) -> float:
-    if (value := _seconds(text)) == 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
-    return value
+def _from_zero(text: str) -> float:
+    return 0.0 if text.strip("0.") == "" and "0" in text else _amount(text)
 
 
 def _share(text: str) -> float:
-    if not 0 < (value := _seconds(text)) < 1:
+    if not 0 < (value := _amount(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, found {text!r}")
     return value
 

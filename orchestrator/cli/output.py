@@ -10,6 +10,9 @@ from rich.console import Console, RenderableType
 
 _LOG_WIDTH = 160
 """Columns of tables where the output is no terminal."""
+_BESIDE = 8
+"""Lines that a verb prints above and below its table."""
+_FEWEST_LINES = 12
 
 
 def show(lines: Iterable[str]) -> None:
@@ -24,6 +27,11 @@ def draw(*parts: RenderableType) -> None:
     for part in parts:
         console.print(part)
         console.print()
+
+
+def lines_of_terminal() -> int | None:
+    """Return how many lines the terminal has for a table; None where the output is none."""
+    return max(_FEWEST_LINES, Console().height - _BESIDE) if sys.stdout.isatty() else None
 
 
 def following(commands: Iterable[Sequence[str]]) -> list[str]:

@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import json
 
-from orchestrator import api, display
+from orchestrator import api, display, watching
 from orchestrator.cli import reports
 from orchestrator.cli.arguments import RUN, Arguments
-from orchestrator.cli.output import draw, following, show
+from orchestrator.cli.output import draw, following, lines_of_terminal, show
+
+OK, NOT_DONE = 0, 1
+"""Exit codes."""
 
 
 def status(arguments: Arguments) -> int:
     """Show who drives a run, its worlds, and with --attempts every attempt, from storage."""
-    found = api.status(arguments.only(RUN))
+    run = arguments.only(RUN)
+    if arguments.watch:
+        return _watch(run, arguments)
+    if arguments.every is not None:
+        raise arguments.wrong("--every with --watch, found it alone")
+    found = api.status(run)
     if arguments.json:
         show([json.dumps({"schema": 1, **reports.status(found)}, indent=1)])
-        return 0
+        return OK
     show([*reports.driving(found), ""])
     every = [reports.attempts(found.states)] if arguments.attempts else []
-    draw(display.table(found.views), *every)
+    draw(display.table(found.views, room=lines_of_terminal()), *every)
     show(following(reports.next_of_run(found)))
-    return 0
+    return OK
+
+
+def _watch(run: str, arguments: Arguments) -> int:
+    """Show a run until it is over; return 0 if all worlds are done, else 1."""
+    if arguments.json or arguments.attempts:
+        raise arguments.wrong("--watch alone, found --json or --attempts beside it")
+    told: list[str] = []
+    try:
+        with display.choose() as shown:
+            for found in watching.looks(run, every=arguments.every or watching.EVERY):
+                if (lines := reports.driving(found)) != told:
+                    told = lines
+                    show(lines)
+                shown.show(found.views)
+    except KeyboardInterrupt:
+        return OK
+    show(["", *following(reports.next_of_run(found))])
+    return OK if watching.is_done(found) else NOT_DONE
 
 
 def logs(arguments: Arguments) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.util.metrics import Gauge
 from safetensors.torch import load_file
 
 from orchestrator import Ensemble, api, train
@@ -136,6 +137,28 @@ def test_a_run_that_grows_trains_the_new_world_alone(
     assert {path.split("/")[1] for path in after.keys() - before.keys()} == {"008"}
     ensemble = Ensemble.load(str(run), threads=1)
     assert [member.world for member in ensemble.manifest.members] == list(range(9))
+
+
+def test_the_worlds_are_told_to_the_metrics_of_ray(
+    cluster: None,
+    run: Path,
+    config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    taken: list[tuple[str, float]] = []
+    record = Gauge.set
+
+    def spy(gauge: Gauge, value: float, tags: dict[str, str]) -> None:
+        record(gauge, value, tags)
+        taken.append((tags.get("world", tags.get("state", "")), value))
+
+    monkeypatch.setattr(Gauge, "set", spy)
+    summary = train(config, overrides=[f"run={run}", "worlds=9"])
+    (loss,) = [view.loss for view in api.status(summary.run).views if view.world == 8]
+    assert ("8", loss) in taken
+    assert ("done", 9) in taken
+    assert "observer" not in capsys.readouterr().err
 
 
 def test_the_run_on_ray_and_in_this_process_merge_to_the_same_ensemble(

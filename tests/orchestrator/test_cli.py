@@ -58,7 +58,7 @@ OPTIONS = {
     ],
     "train": ["--dry-run", "--take-over"],
     "resume": ["--take-over", "--worlds"],
-    "status": ["--attempts", "--json"],
+    "status": ["--attempts", "--every", "--json", "--watch"],
     "logs": ["--attempt", "--lines", "--world"],
     "stop": ["--no-wait"],
     "grow": ["--take-over"],

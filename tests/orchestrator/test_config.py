@@ -94,6 +94,9 @@ DEFAULTS = {
     "merge.combiner": "auto",
     "merge.weights": "fp32",
     "merge.lookup": "computed",
+    "watch.tensorboard": "auto",
+    "watch.observers": (),
+    "watch.notify": None,
 }
 """The public settings. A change here is a decision: it changes what users have written."""
 
@@ -378,3 +381,12 @@ def test_one_wrong_letter_finds_the_key_that_was_meant(key: str, place: int, let
     at = place % len(key)
     typo = key[:at] + letter + key[at + 1 :]
     assert schema.nearest(typo, DEFAULTS) == key
+
+
+def test_settings_that_were_stored_before_there_was_watch_are_read() -> None:
+    config = load(None, [*MINIMUM, "watch.notify=env:HOOK"])
+    settings = config.settings()
+    assert RunConfig.from_parts(config.run, config.identity(), settings) == config
+    del settings["watch"]
+    older = RunConfig.from_parts(config.run, config.identity(), settings)
+    assert older == load(None, MINIMUM)

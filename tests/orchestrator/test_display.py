@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from orchestrator.display import (
+    DRAWN_EVERY,
     EVERY,
+    MANY,
     LiveTable,
     PlainLines,
     choose,
     line,
-    table,
 )
 from orchestrator.views import WorldView
 
@@ -50,13 +51,6 @@ def clock() -> Clock:
 def plain(clock: Clock) -> tuple[PlainLines, list[str]]:
     written: list[str] = []
     return PlainLines(written.append, clock=clock), written
-
-
-def drawn(views: list[WorldView], room: int | None = None) -> list[str]:
-    console = Console(file=io.StringIO(), width=120, color_system=None)
-    console.print(table(views, room))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
 
 
 def test_line_says_all_that_is_known() -> None:
@@ -99,27 +93,22 @@ def test_plain_lines_space_worlds_out_apart_from_each_other(clock: Clock) -> Non
     assert [text.split()[1] for text in written] == ["3", "4"]
 
 
-def test_table_has_a_row_for_each_world_and_counts_states() -> None:
-    lines = drawn([WorldView(world=0, state="done", step=9000, steps=9000), RUNNING])
-    assert lines[0].strip() == "2 worlds: 1 running, 1 done"
-    assert lines[1].split()[:4] == ["world", "state", "step", "rows/s"]
-    assert lines[2].split() == ["0", "done", "9,000/9,000", "0"]
-    for cell in ("3", "running", "1,200/9,000", "52,346", "3.215", "47.1%", "2 min 30 s"):
-        assert f" {cell}" in f" {lines[3]}"
-    assert lines[3].endswith("preempted at 12:03")
-
-
-def test_table_shows_the_worlds_that_tell_most_when_there_is_no_room() -> None:
-    states = ["done"] * 20 + ["running", "failed"] + ["pending"] * 10
-    lines = drawn([WorldView(world=i, state=state) for i, state in enumerate(states)], room=4)
-    assert lines[0].strip() == "32 worlds: 1 running, 1 failed, 10 pending, 20 done"
-    assert [text.split()[1] for text in lines[2:6]] == ["running", "failed", "pending", "pending"]
-    assert lines[6].strip() == "and 28 more"
-
-
-def test_markup_in_a_cause_is_shown_as_it_is() -> None:
-    cause = "ValueError: [bold]no such[/] thing"
-    assert cause in "\n".join(drawn([replace(RUNNING, cause=cause)]))
+def test_plain_lines_tell_of_many_worlds_in_one(clock: Clock) -> None:
+    show, written = plain(clock)
+    views = [replace(RUNNING, world=world, attempts=1, cause="") for world in range(MANY + 1)]
+    show.show(views)
+    assert len(written) == len(views) + 1
+    assert written[-1] == "17 worlds: 17 running  13.3%  889,875 rows/s  2 min 30 s left"
+    del written[:]
+    for step in range(1201, 1209):
+        show.show([replace(view, step=step) for view in views])
+        clock.now += EVERY / 4
+    assert [text.split()[0] for text in written] == ["17"]
+    show.show([replace(views[0], state="done"), *views[1:]])
+    assert [text.split()[:3] for text in written[1:]] == [
+        ["world", "0", "done"],
+        ["17", "worlds:", "16"],
+    ]
 
 
 def test_choose_draws_a_table_on_terminals_only() -> None:
@@ -132,10 +121,34 @@ def test_choose_draws_a_table_on_terminals_only() -> None:
     assert log.file.getvalue() == line(RUNNING) + "\n"
 
 
-def test_live_table_is_drawn_with_what_was_shown_last() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=20)
-    with LiveTable(console) as shown:
+def live(clock: Clock) -> tuple[LiveTable, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, height=20)
+    return LiveTable(console, clock=clock), out
+
+
+def test_live_table_is_drawn_with_what_was_shown_last(clock: Clock) -> None:
+    made, out = live(clock)
+    with made as shown:
         shown.show([RUNNING])
         shown.show([replace(RUNNING, step=1300)])
-    assert isinstance(console.file, io.StringIO)
-    assert "1,300/9,000" in console.file.getvalue()
+        assert "1,300/9,000" not in out.getvalue()
+    assert "1,300/9,000" in out.getvalue()
+
+
+def test_live_table_is_not_drawn_for_every_step(clock: Clock) -> None:
+    made, out = live(clock)
+    with made as shown:
+        for step in range(2000, 2008):
+            shown.show([replace(RUNNING, step=step)])
+            clock.now += DRAWN_EVERY / 4
+        drawn = [step for step in range(2000, 2008) if f"{step:,}/9,000" in out.getvalue()]
+    assert drawn == [2000, 2004]
+
+
+def test_live_table_is_drawn_at_once_when_a_state_changes(clock: Clock) -> None:
+    made, out = live(clock)
+    with made as shown:
+        shown.show([RUNNING])
+        shown.show([replace(RUNNING, state="failed")])
+        assert "failed" in out.getvalue()

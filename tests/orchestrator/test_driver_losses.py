@@ -11,6 +11,7 @@ from orchestrator.run import Run
 from orchestrator.state import Cause
 from orchestrator.views import of_driver
 from tests.orchestrator.fakes import FakeExecutor, causes, driver, make_run
+from workers.config import TrainingConfig
 
 RETRY = RetryConfig(
     error=3, out_of_memory=3, stall_timeout=50.0, backoff_seconds=0.0, backoff_cap_seconds=0.0
@@ -204,7 +205,7 @@ def test_a_world_that_waits_for_long_says_what_is_missing(executor: FakeExecutor
     assert [status.lacking for status in held.snapshot()] == ["", "", ""]
     wait(held, executor, 1)
     assert [status.lacking for status in held.snapshot()] == ["", "a world needs 8 GPUs", ""]
-    shown = [view.cause for view in of_driver(held.snapshot(), batch_size=10)]
+    shown = [view.cause for view in of_driver(held.snapshot(), TrainingConfig())]
     assert shown == ["", "a world needs 8 GPUs", ""]
     executor.events.append(Started(1, executor.live[1], "host", "place"))
     held.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from orchestrator.config import RunConfig, override
 from orchestrator.run import Run
 from orchestrator.state import Attempt, WorldState
+from tests.orchestrator.fakes import make_run
 from workers.config import RuntimeConfig
 from workers.errors import RunError, SchemaError, StorageError, StorageFull
 from workers.storage import Source, Storage, to_json
@@ -320,3 +322,20 @@ def test_progress_is_read_where_there_is_some(run: Run) -> None:
     assert run.progress(2, "01-ab") == {}
     run.storage.write_json(run.paths.progress(2, "01-ab"), {"step": 7})
     assert run.progress(2, "01-ab") == {"step": 7}
+
+
+def test_worlds_are_read_side_by_side_from_a_server() -> None:
+    run = make_run(worlds=40)
+    for world in range(40):
+        run.save(WorldState(index=world))
+    assert [state.index for state in run.states()] == list(range(40))
+    # Nobody gets past it alone.
+    barrier = threading.Barrier(4, timeout=60)
+    assert sorted(run.each(lambda world: barrier.wait())) == sorted([0, 1, 2, 3] * 10)
+
+
+def test_worlds_are_read_in_order_from_a_disk(tmp_path: Path) -> None:
+    read: list[int] = []
+    run = Run.create(str(tmp_path), {"seed": 5}, {"worlds": 3})
+    run.each(read.append)
+    assert read == [0, 1, 2]
