@@ -28,6 +28,7 @@ _HOMES = {
     "logs": "tending",
     "stop": "tending",
     "clean": "tending",
+    "report": "tending",
     "evaluate": "asking",
     "predict": "asking",
     "doctor": "examining",
