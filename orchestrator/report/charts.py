@@ -62,7 +62,12 @@ def short(value: float) -> str:
 
 def percent(share: float) -> str:
     """Return a share as per cent, with as many digits as tell something."""
-    return f"{100 * share:.3g} %" if share < 0.1 else f"{100 * share:.1f} %"
+    return f"{100 * share:.3g} %" if abs(share) < 0.1 else f"{100 * share:.1f} %"
+
+
+def whole_percent(share: float) -> str:
+    """Return a round share as per cent, without digits that tell nothing."""
+    return f"{100 * share:.4g} %"
 
 
 def linear(
@@ -106,6 +111,15 @@ def clock(seconds: float, unit: str) -> Axis:
         step = _DAY * _step(seconds / _DAY / 6, True)
     ticks = tuple((i * step, _moment(i * step)) for i in range(int(seconds // step) + 1))
     return Axis(low=0.0, high=max(seconds, 1e-9), unit=unit, ticks=ticks)
+
+
+def doubling(values: Sequence[int], unit: str) -> Axis:
+    """Return an axis on which twice as many is always as far away, with a tick at each value.
+
+    It takes the logarithms to base 2 of what is drawn.
+    """
+    ticks = tuple((math.log2(value), short(value)) for value in values)
+    return Axis(low=ticks[0][0], high=ticks[-1][0], unit=unit, ticks=ticks)
 
 
 def line(points: Iterable[tuple[float, float]], x: Axis, y: Axis) -> str:
@@ -193,7 +207,7 @@ def figure(
     )
     plot = tag(
         "div",
-        tag("div", y.unit, class_="unit"),
+        *([tag("div", y.unit, class_="unit")] if y.unit else []),
         tag("div", *_y_ticks(y), class_="y"),
         tag("div", drawing, *labels, class_="area"),
         tag("div", *_x_ticks(x), class_="x"),
@@ -216,7 +230,7 @@ def figure(
 
 def _grid(x: Axis, y: Axis) -> Html:
     across = "".join(f"M0 {_y(y, value)}H{WIDE}" for value, _ in y.ticks)
-    marks = "".join(f"M{_x(x, value)} {HIGH}v-8" for value, _ in x.ticks)
+    marks = "".join(f"M{_x(x, value)} {HIGH}v14" for value, _ in x.ticks)
     return joined([path(across, "grid"), path(marks, "tick")])
 
 

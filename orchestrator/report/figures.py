@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import log2
 
 from orchestrator.report import charts
 from orchestrator.report.charts import Axis, Key
@@ -33,6 +34,8 @@ _MOST_TITLES = 5000
 _LETTER = 0.022
 """Share of the width that a letter needs."""
 _MOST_BARS = 40
+_FEWEST_LOADS = 10
+"""On the axis of loads."""
 _MANY = 40
 """Worlds whose curves need to be fainter."""
 _LONGEST_TITLE = 200
@@ -47,9 +50,8 @@ def loss(facts: Facts) -> Html | None:
 def accuracy(facts: Facts) -> Html | None:
     """Return the bucket accuracy of all worlds; None: it was not measured."""
     unit = "share of held-out rows whose likeliest bucket holds a label"
-    return _learning(
-        facts, facts.accuracies, "accuracy", "Bucket accuracy", unit, charts.percent, dotted=True
-    )
+    title, words = "Bucket accuracy", charts.whole_percent
+    return _learning(facts, facts.accuracies, "accuracy", title, unit, words, dotted=True)
 
 
 def timeline(facts: Facts) -> Html | None:
@@ -114,7 +116,7 @@ def rates(facts: Facts) -> Html | None:
     worlds = sorted(facts.rates)
     middle = sorted(facts.rates.values())[len(worlds) // 2]
     x = charts.linear(0, facts.config.worlds - 1, "world", whole=True, tight=True)
-    y = charts.linear(0, max(facts.rates.values()), "rows a second, median of a world", most=5)
+    y = charts.linear(0, max(facts.rates.values()), "rows a second", most=5)
     marks = [charts.path(charts.line([(x.low, middle), (x.high, middle)], x, y), "middle")]
     for world in worlds:
         told = f"world {world}: {facts.rates[world]:,.0f} rows a second"
@@ -130,7 +132,8 @@ def rates(facts: Facts) -> Html | None:
         x,
         y,
         height=180,
-        legend=[Key(mark=charts.stroke("middle"), words=f"median {charts.short(middle)} rows/s")],
+        legend=[Key(mark=charts.stroke("middle"), words=f"median {charts.short(middle)}")],
+        note="The median over all that a world told.",
     )
 
 
@@ -139,6 +142,9 @@ def loads(facts: Facts) -> Html:
     found = facts.loads.buckets
     bars = _binned(found)
     low, high = bars[0][0], bars[-1][1]
+    # Two loads alone would be two walls.
+    room = max(0, _FEWEST_LOADS - (high - low + 1)) // 2
+    low, high = max(0, low - room), high + room
     x = charts.linear(low - 0.5, high + 0.5, "classes in a bucket", whole=True, tight=True)
     most = max(count for *_, count in bars)
     y = charts.linear(0, most, "buckets", whole=True, most=5)
@@ -174,18 +180,19 @@ def metric(measured: Measured, name: str) -> Html:
     }
     curves = {combiner: points for combiner, points in curves.items() if points}
     points = [point for line in curves.values() for point in line]
-    most = max(worlds for worlds, _ in points)
-    x = charts.linear(1, most, "worlds R", whole=True, tight=True)
     values = [value for _, value in points]
-    y = charts.linear(min(values), max(values), name, words=charts.percent, most=5)
+    x = charts.doubling(sorted({worlds for worlds, _ in points}), "worlds R")
+    y = charts.linear(min(values), max(values), "", words=charts.whole_percent, most=5)
     marks = []
     for combiner, line in curves.items():
         kind = f"series k-{combiner}"
-        marks.append(charts.path(charts.line(line, x, y), kind))
+        marks.append(charts.path(charts.line([(log2(w), v) for w, v in line], x, y), kind))
         for worlds, value in line:
             told = f"{name} {charts.percent(value)}, {combiner}, {plural(worlds, 'world')}"
-            marks.append(charts.path(charts.dots([(worlds, value)], x, y), f"dot {kind}", told))
+            dot = charts.dots([(log2(worlds), value)], x, y)
+            marks.append(charts.path(dot, f"dot {kind}", told))
     ends = {combiner: line[-1] for combiner, line in curves.items()}
+    ends = dict(sorted(ends.items(), key=lambda item: -item[1][1]))
     return charts.figure(
         "metric-" + name.lower().replace("@", "-"),
         name,
@@ -353,7 +360,7 @@ def _loads_note(facts: Facts) -> str:
             f" {config.data.classes:,} classes."
         )
     if kind == "permutation":
-        return "The same in every world: a permutation's buckets differ by at most one class."
+        return "The same in every world: a permutation's differ by one at most."
     return f"World 0, by {kind}: {config.data.classes / config.partition.buckets:.1f} on average."
 
 

@@ -96,7 +96,7 @@ def _figures(facts: Facts) -> list[tuple[str, str, str]]:
         (
             duration(when.seconds) if when.spans else "–",
             "time",
-            f"{duration(when.work)} of all worlds" if when.spans else "no attempt yet",
+            f"{duration(when.work)} of worlds" if when.spans else "no attempt yet",
         ),
         _best(facts),
     ]
@@ -139,11 +139,12 @@ def _time(facts: Facts) -> Html:
     line = figures.timeline(facts)
     if line is None:
         return _section("Worlds and time", tag("p", "No attempt yet."), figures.loads(facts))
-    beside = [figures.throughput(facts), figures.rates(facts), figures.loads(facts)]
+    below = [figures.throughput(facts), tables.ends(facts)]
+    beside = [figures.rates(facts), figures.loads(facts)]
     return _section(
         "Worlds and time",
         line,
-        *([ended] if (ended := tables.ends(facts)) else []),
+        *(one for one in below if one is not None),
         _side_by_side([one for one in beside if one is not None]),
     )
 

@@ -20,7 +20,8 @@ SLOWEST = 10
 MOST_FAILED = 50
 """Worlds of the table of those that failed."""
 MOST_ENDS = 50
-_MOST_NODES = 6
+_MOST_NODES, _FEW_NODES = 6, 2
+"""Machines that are named, of a run and of a world."""
 _LONGEST = 400
 """Characters of a message."""
 
@@ -89,7 +90,7 @@ def ends(facts: Facts) -> Html | None:
     counts = Counter(span.cause for span in spans)
     told = ", ".join(f"{cause} {count:,}" for cause, count in counts.most_common())
     return folded(
-        f"{plural(len(spans), 'attempt')} ended before the end: {told}",
+        f"{plural(len(spans), 'attempt')} did not reach the end: {told}",
         table(headings, rows, numbers=(0, 1, 4, 5)),
         more,
     )
@@ -152,7 +153,7 @@ def _slow(facts: Facts, world: int, seconds: float) -> Sequence[str]:
         _number(view.loss, "{:.4g}"),
         "" if accuracy is None else charts.percent(accuracy),
         view.state,
-        ", ".join(_nodes(facts.status.states[world])),
+        _some(_nodes(facts.status.states[world]), _FEW_NODES),
     )
 
 
@@ -187,20 +188,15 @@ def _buckets(config: RunConfig) -> str:
 
 
 def _features(config: RunConfig) -> str:
-    features, found = config.features, []
-    if config.data.text:
-        words, (low, high) = features.word_ngrams, features.char_ngrams
-        found += [f"words, up to {words} together"] if words > 1 else ["words"] * words
-        found += (
-            [f"{low} to {high} characters" if low < high else f"{low} characters"] if high else []
-        )
-    names = [
-        *found,
-        *(["ids"] if config.data.indices else []),
-        *(["dense"] if config.data.dense else []),
-    ]
+    features, data, found = config.features, config.data, []
+    if data.text and features.word_ngrams:
+        found.append(f"word n-grams to {features.word_ngrams}")
+    if data.text and features.char_ngrams[1]:
+        low, high = features.char_ngrams
+        found.append(f"character n-grams of {low}" + (f" to {high}" if low < high else ""))
+    found += [f"column {name}" for name in (data.indices, data.dense) if name]
     dropout = f", {charts.percent(features.dropout)} of them left out" if features.dropout else ""
-    return f"{' and '.join(names)}, hashed to {features.dimension:,}{dropout}"
+    return f"{', '.join(found)}, hashed to {features.dimension:,}{dropout}"
 
 
 def _network(facts: Facts) -> str:
@@ -226,9 +222,12 @@ def _training(facts: Facts) -> str:
 
 def _machines(facts: Facts) -> str:
     nodes = list(dict.fromkeys(n for state in facts.status.states for n in _nodes(state)))
-    more = len(nodes) - _MOST_NODES
-    shown = ", ".join(nodes[:_MOST_NODES]) + (f" and {more:,} more" if more > 0 else "")
-    return shown or "none yet"
+    return _some(nodes, _MOST_NODES) or "none yet"
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _setting(key: str, value: Any) -> Html:
