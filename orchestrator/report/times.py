@@ -181,6 +181,7 @@ def _moment(text: str) -> float | None:
     """Return an ISO 8601 time in seconds since 1970; None for what is no such time."""
     try:
         found = datetime.fromisoformat(text)
-        return found.timestamp() if found.tzinfo else None
+        # Of the years that there are in UTC too.
+        return found.astimezone(UTC).timestamp() if found.tzinfo else None
     except (ValueError, OverflowError):
         return None
