@@ -37,7 +37,7 @@ _MOST_BARS = 40
 _FEWEST_LOADS = 10
 """On the axis of loads."""
 _MANY = 40
-"""Worlds whose curves need to be fainter."""
+"""Worlds whose marks need to be fainter."""
 _LONGEST_TITLE = 200
 
 
@@ -118,11 +118,10 @@ def rates(facts: Facts) -> Html | None:
     x = charts.linear(0, facts.config.worlds - 1, "world", whole=True, tight=True)
     y = charts.linear(0, max(facts.rates.values()), "rows a second", most=5)
     marks = [charts.path(charts.line([(x.low, middle), (x.high, middle)], x, y), "middle")]
+    kind = "dot small" if len(worlds) > _MANY else "dot"
     for world in worlds:
         told = f"world {world}: {facts.rates[world]:,.0f} rows a second"
-        marks.append(
-            charts.path(charts.dots([(world, facts.rates[world])], x, y), "dot wide-dot", told)
-        )
+        marks.append(charts.path(charts.dots([(world, facts.rates[world])], x, y), kind, told))
     return charts.figure(
         "rates",
         "Pace of each world",

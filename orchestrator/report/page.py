@@ -16,6 +16,8 @@ from orchestrator.report.markup import Html, joined, tag
 from orchestrator.words import duration, listed, plural
 
 _MOST_DAMAGE = 10
+_LONGEST_LIST = 80
+"""Characters of a list of worlds."""
 _ORDER = ("running", "waiting", "failed", "pending")
 
 
@@ -86,7 +88,7 @@ def _figures(facts: Facts) -> list[tuple[str, str, str]]:
     rows = "–" if facts.rows is None else charts.short(facts.rows)
     epochs = plural(config.training.epochs, "epoch")
     return [
-        (f"{states['done']} / {config.worlds}", "worlds done", ", ".join(others) or "all"),
+        (f"{states['done']:,} / {config.worlds:,}", "worlds done", ", ".join(others) or "all"),
         (
             charts.short(config.data.classes),
             "classes",
@@ -191,8 +193,10 @@ def _again(facts: Facts) -> Html:
     verb, *words = facts.command
     lines = " \\\n    ".join([command([verb]), *map(shlex.quote, words)])
     todo = [view.world for view in facts.status.views if view.state != "done"]
+    which = listed(todo)
+    named = f" ({which})" if len(which) <= _LONGEST_LIST else ""
     goes_on = (
-        f"As it stands it goes on with {plural(len(todo), 'world')} ({listed(todo)})"
+        f"As it stands it goes on with {plural(len(todo), 'world')}{named}"
         if todo
         else "As it stands it trains nothing again"
     )

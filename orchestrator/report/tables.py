@@ -22,6 +22,8 @@ MOST_FAILED = 50
 MOST_ENDS = 50
 _MOST_NODES, _FEW_NODES = 6, 2
 """Machines that are named, of a run and of a world."""
+_FEW_WORLDS = 12
+"""That a command names one by one."""
 _LONGEST = 400
 """Characters of a message."""
 
@@ -65,13 +67,15 @@ def failed(facts: Facts) -> Html:
         return tag("p", "None.")
     rows = [_failed(state) for state in worlds[:MOST_FAILED]]
     headings = ("world", "attempts", "cause", "checkpoint at step", "on", "why")
-    first = str(worlds[0].index)
+    numbers = [str(state.index) for state in worlds]
+    # Without --worlds, all that are not done.
+    only = ["--worlds", ",".join(numbers)] if len(numbers) <= _FEW_WORLDS else []
     look = tag(
         "p",
         "Look closer with ",
-        code(command(["logs", run, "--world", first])),
+        code(command(["logs", run, "--world", numbers[0]])),
         ", try again with ",
-        code(command(["resume", run, "--worlds", ",".join(str(s.index) for s in worlds[:8])])),
+        code(command(["resume", run, *only])),
         ".",
     )
     more = _more(len(worlds) - MOST_FAILED, "world")

@@ -43,6 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("reported")
     made = eventful(folder, f"run={folder / NAME}")
     measure(made, "log", "mean")
+    # Something to tell of what could not be read.
+    made.storage.append(made.paths.metrics(0, "01-aa"), HOSTILE.encode(), ".jsonl")
     return made
 
 
