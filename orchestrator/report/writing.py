@@ -30,5 +30,7 @@ def write(run: str, out: str) -> str:
             f"out: expected the file to write, found the folder {out};"
             f" for example out={out.rstrip('/')}/report.html"
         )
-    storage.write_bytes(name, page(gather(run, datetime.now(UTC))).encode())
+    # A message may hold halves of characters, which no file can.
+    data = page(gather(run, datetime.now(UTC))).encode("utf-8", "replace")
+    storage.write_bytes(name, data)
     return storage.where(name)

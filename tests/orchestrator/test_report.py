@@ -254,6 +254,14 @@ def test_nothing_that_users_write_is_taken_for_html(tmp_path: Path) -> None:
     assert found.count("</title></style>") == 0
 
 
+def test_half_a_character_is_replaced(tmp_path: Path) -> None:
+    made = begun(tmp_path)
+    made.save(WorldState(index=0, attempts=(attempt("01-aa", "error", message="half \ud800."),)))
+    out = tmp_path / "report.html"
+    assert manyworlds("report", made.uri, f"out={out}").code == 0
+    assert "half ?." in out.read_text(encoding="utf-8")
+
+
 def test_a_run_in_an_object_store_is_only_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
