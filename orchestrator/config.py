@@ -280,6 +280,16 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return _build(layers).validate()
 
 
+def overrides_of(config: RunConfig) -> list[str]:
+    """Return the `key=value` words that make `config` out of the defaults: `load(None, words)`."""
+    usual = schema.values(RunConfig())
+    return [
+        schema.to_override(key, value)
+        for key, value in schema.values(config).items()
+        if value != usual[key]
+    ]
+
+
 def _build(layers: Sequence[schema.Layer]) -> RunConfig:
     """Return the layers merged, or raise every problem of them and of what they give."""
     built = schema.build(RunConfig, layers)

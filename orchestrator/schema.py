@@ -60,6 +60,17 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def values(value: Any) -> dict[str, Any]:
+    """Return the dotted name and the plain value of every setting of a dataclass instance."""
+    found: dict[str, Any] = {}
+    for name in leaves(value):
+        item = value
+        for part in name.split("."):
+            item = getattr(item, part)
+        found[name] = plain(item)
+    return found
+
+
 def from_overrides(overrides: Sequence[str]) -> Layer:
     """Return the layer that `key=value` words make; values are YAML."""
     values: dict[str, Any] = {}
@@ -77,6 +88,14 @@ def from_overrides(overrides: Sequence[str]) -> Layer:
                 " quote what has brackets, braces or colons"
             )
     return Layer("", values, tuple(problems))
+
+
+def to_override(key: str, value: Any) -> str:
+    """Return the `key=value` word that `from_overrides` reads as this plain value."""
+    bare = [str(value)] if isinstance(value, (str, float)) else []
+    # OmegaConf takes more for numbers than YAML does, such as 1e3: those need quotes.
+    words = [f"{key}={text}" for text in (*bare, _to_yaml(value), _to_yaml(value, '"'))]
+    return next(word for word in words if _reads_as(word, key, value))
 
 
 def build(kind: type[T], layers: Sequence[Layer]) -> Built[T]:
@@ -232,6 +251,23 @@ def _parsed(text: str) -> Any:
     values = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     assert isinstance(values, dict)
     return values["value"]
+
+
+def _to_yaml(value: Any, quotes: str | None = None) -> str:
+    text: str = yaml.safe_dump(
+        value,
+        default_flow_style=True,
+        default_style=quotes,
+        width=float("inf"),
+        allow_unicode=True,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _reads_as(word: str, key: str, value: Any) -> bool:
+    layer = from_overrides([word])
+    found = layer.values.get(key)
+    return not layer.problems and type(found) is type(value) and found == value
 
 
 def _is_interpolation(value: Any) -> bool:

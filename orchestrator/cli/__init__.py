@@ -29,6 +29,7 @@ _HOMES = {
     "logs": "tending",
     "stop": "tending",
     "clean": "tending",
+    "report": "tending",
     "evaluate": "asking",
     "predict": "asking",
     "doctor": "examining",

@@ -75,6 +75,10 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
   manyworlds predict runs/a "cumulative product along an axis" --k 5 --json
   manyworlds predict runs/a "cumulative product along an axis" --mode candidates
   manyworlds predict runs/a data=queries/ out=answers/ keep=id --k 100""",
+    "report": """\
+  manyworlds report runs/a
+  manyworlds report s3://bucket/a out=reports/a.html
+One HTML file that needs nothing beside it; default: report.html. Of unfinished runs, too.""",
     "doctor": "  manyworlds doctor s3://bucket/runs",
 }
 
@@ -91,6 +95,7 @@ HELP = {
     "merge": "merge the worlds that are done into an ensemble",
     "evaluate": "measure an ensemble on labelled rows",
     "predict": "answer queries with the top classes",
+    "report": "write what there is to tell of a run into one HTML file",
     "doctor": "look at what this machine offers and lacks",
 }
 """The verbs, in the order of use."""
@@ -245,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
         help="full and pruned are exact too; candidates: nearly, in the same time for all queries",
     )
     made["predict"].add_argument("--json", action="store_true", help="one JSON object a query")
+    _words(made["report"], "RUN [out=FILE]", "the run, and where the page goes")
     _words(made["doctor"], "[STORAGE]", "a folder or URI to try; default: this folder")
     return root
 

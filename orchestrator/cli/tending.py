@@ -1,4 +1,4 @@
-"""The verbs that look after a run: status, logs, stop, clean."""
+"""The verbs that look after a run: status, logs, stop, clean, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from orchestrator import api, display, watching
 from orchestrator.cli import reports
 from orchestrator.cli.arguments import RUN, Arguments
 from orchestrator.cli.output import draw, following, lines_of_terminal, show
+from orchestrator.report import write
+from workers.errors import ConfigError
 
 OK, NOT_DONE = 0, 1
 """Exit codes."""
@@ -82,3 +84,24 @@ def clean(arguments: Arguments) -> int:
     again = arguments.dry_run and bool(items)
     show(following([["clean", run] if again else ["status", run]]))
     return 0
+
+
+def report(arguments: Arguments) -> int:
+    """Write what there is to tell of a run into one HTML file."""
+    run = arguments.first(RUN)
+    path = write(run, _out(arguments))
+    show([path, "open it in a browser; it needs nothing beside it", ""])
+    show(following(reports.next_of_run(api.status(run))))
+    return 0
+
+
+def _out(arguments: Arguments) -> str:
+    out = "report.html"
+    for word in arguments.words[1:]:
+        key, equals, value = word.partition("=")
+        if key != "out" or not equals:
+            raise ConfigError(f"{word}: expected out=FILE, for example out=report.html")
+        if not value:
+            raise ConfigError("out: expected the file to write, found nothing")
+        out = value
+    return out

@@ -66,6 +66,7 @@ OPTIONS = {
     "merge": ["--lookup", "--min-worlds", "--weights"],
     "evaluate": ["--k"],
     "predict": ["--json", "--k", "--mode"],
+    "report": [],
     "doctor": [],
 }
 """The public verbs and their options. A change here is a decision."""
@@ -366,7 +367,16 @@ def test_verbs_without_a_run_say_what_they_expect(verb: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["resume"], ["status"], ["logs"], ["stop"], ["clean"], ["merge"], ["grow", "worlds=9"]],
+    [
+        ["resume"],
+        ["status"],
+        ["logs"],
+        ["stop"],
+        ["clean"],
+        ["merge"],
+        ["report"],
+        ["grow", "worlds=9"],
+    ],
 )
 def test_a_folder_without_a_run_is_told(words: list[str], tmp_path: Path) -> None:
     ended = manyworlds(words[0], str(tmp_path), *words[1:])

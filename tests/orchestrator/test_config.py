@@ -21,6 +21,7 @@ from orchestrator.config import (
     keys,
     load,
     override,
+    overrides_of,
 )
 from workers.config import DataConfig, FeaturesConfig
 from workers.errors import ConfigError
@@ -337,6 +338,23 @@ def test_parts_of_a_run_give_the_same_config_again() -> None:
     assert tuple(config.settings()) == (*SETTINGS, "data")
     assert not set(config.identity()["data"]) & set(config.settings()["data"])
     assert RunConfig.from_parts("r", config.identity(), config.settings()) == config
+
+
+@given(st.one_of(st.text(), st.lists(st.text()), st.integers(), st.floats(allow_nan=False)))
+def test_a_value_is_written_as_it_is_read(value: object) -> None:
+    word = schema.to_override("key", value)
+    found = schema.from_overrides([word])
+    assert (found.values, found.problems) == ({"key": value}, ())
+
+
+@pytest.mark.parametrize("preset", [None, "quickstart", "amazon-50m"])
+def test_overrides_of_a_config_make_it_again(preset: str | None) -> None:
+    more = ["data.weight='1e3'", "optimizer.rate=1e-7", "retry.preemption=7", "data.text=['a, b']"]
+    config = load(preset, [*MINIMUM, *more])
+    words = overrides_of(config)
+    assert load(None, words) == config
+    assert len(words) == len({word.partition("=")[0] for word in words})
+    assert "seed=0" not in words
 
 
 def test_identity_does_not_change_with_settings() -> None:
