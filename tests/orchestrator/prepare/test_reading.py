@@ -156,6 +156,50 @@ def test_rows_of_a_csv_file_that_cannot_be_used_are_set_aside(tmp_path: Path) ->
     assert latin.read(piece).rows["query"].to_pylist() == ["good", "café", "good"]
 
 
+def test_features_of_a_csv_file_are_numbers_between_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = ["ids,values,item", "3 12,0.5 1e-1,x", " 7 ,2,y", "1 x,1 1,x", "1,1.5.2,x", ",,x"]
+    path.write_text("\n".join([*lines, "1 2,1,x", "1.5,1,x", "1,nan,x", f"{2**63},1,x"]))
+    changes = {"text": (), "indices": "ids", "values": "values", "weight": None}
+    source = Source(config_of(path, **changes))
+    (piece,) = source.pieces()
+    rows = source.read(piece).rows
+    assert rows["ids"].to_pylist() == [[3, 12], [7]]
+    assert np.allclose(rows["values"].to_pylist()[0], [0.5, 0.1])
+    assert [reason for reason, _ in aside_of(source)] == [
+        "an index that is no number",
+        "a value that is no number",
+        "no features",
+        "as many values as indices expected, found others",
+        "an index that is no number",
+        "a value that is not finite",
+        "an index that is no number",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "xmc"])
+def test_a_row_with_a_million_classes_is_set_aside(tmp_path: Path, kind: str) -> None:
+    many = [str(number) for number in range(10**6)]
+    path = tmp_path / f"a.{kind}"
+    config = config_of(path)
+    if kind == "xmc":
+        lists = [(["7"], {1: 1.0}), (many, {2: 1.0}), (["8"], {3: 1.0})]
+        write_xmc(path, [(list(map(int, names)), features) for names, features in lists])
+        config = PrepareConfig(source=str(path), format="xmc")
+    else:
+        WRITERS[kind](path, [("a", ["7"], 1.0), ("b", many, 1.0), ("c", ["8"], 1.0)])
+    source = Source(replace(config, piece_bytes=1 << 20))
+    found = [source.read(piece) for piece in source.pieces()]
+    names = [each for rows, _ in found for each in rows["names"].to_pylist()]
+    assert names == [["7"], ["8"]]
+    ((reason, quoted),) = aside_of(source)
+    assert reason == "more than 10,000 classes"
+    assert len(quoted) <= 200
+    allowed = Source(replace(config, most_labels=10**6))
+    (piece,) = allowed.pieces()
+    assert allowed.read(piece).rows["names"].to_pylist()[1] == many
+
+
 def test_lines_that_are_no_json_objects_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [
@@ -292,6 +336,7 @@ def test_a_csv_file_without_a_line_of_names_says_what_to_do(
         ({"columns": ("query", "item")}, "columns: expected count among them"),
         ({"piece_bytes": 0}, "piece_bytes: expected at least 1, found 0"),
         ({"encoding": "utf-9"}, "encoding: expected one that Python knows"),
+        ({"encoding": "utf-16"}, "in which commas and line ends are one byte"),
         ({"format": "xmc"}, "text: expected nothing for format=xmc"),
     ],
 )
