@@ -85,6 +85,7 @@ def by_ray_data(source: Path, out: Path) -> None:
     """Prepare by Ray Data's own operations."""
     import pandas as pd
     import ray
+    from ray.data.expressions import col
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -98,8 +99,8 @@ def by_ray_data(source: Path, out: Path) -> None:
         return batch
 
     rows = rows.map_batches(number, batch_format="pandas").materialize()
-    rows.filter(expr="test == False").write_parquet(str(out / "train"))
-    rows.filter(expr="test == True").write_parquet(str(out / "test"))
+    rows.filter(expr=~col("test")).write_parquet(str(out / "train"))
+    rows.filter(expr=col("test")).write_parquet(str(out / "test"))
     out.joinpath("classes.txt").write_text("\n".join(names))
     ray.shutdown()
 
