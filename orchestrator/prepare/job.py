@@ -212,7 +212,7 @@ class _Job:
         numbered = sum(self._rows(f"numbered/{i:05d}") for i in range(len(self._layout.pieces)))
         counts = np.zeros(64, np.int64)
         for part in parts:
-            with self._open(f"classes/{part:05d}") as file:
+            with self._stages.open(f"classes/{part:05d}") as file:
                 found = file.read(["count"], use_threads=False).column(0).to_numpy()
             counts += np.bincount(np.log2(found).astype(np.int64), minlength=64)
         return Summary(
@@ -228,7 +228,7 @@ class _Job:
     def _gather_aside(self) -> dict[str, int]:
         def tables() -> Iterator[pa.Table]:
             for piece in range(len(self._layout.pieces)):
-                with self._open(f"aside/{piece:05d}") as file:
+                with self._stages.open(f"aside/{piece:05d}") as file:
                     yield file.read(use_threads=False)
 
         reasons: Counter[str] = Counter()
@@ -243,11 +243,8 @@ class _Job:
         return dict(reasons.most_common())
 
     def _rows(self, name: str) -> int:
-        with self._open(name) as file:
+        with self._stages.open(name) as file:
             return int(file.metadata.num_rows)
-
-    def _open(self, name: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self._storage.local(Stages.path(name)))
 
 
 def _agree(config: PrepareConfig, source: Source, storage: Storage) -> None:

@@ -34,7 +34,9 @@ from orchestrator.prepare.keys import Keys, Words, query_keys, text_keys
 from orchestrator.prepare.merging import HIGH, LOW, merged
 from orchestrator.prepare.sources import Source
 from workers.shards import ShardSet
-from workers.storage import Storage
+from workers.shards.locating import Files
+from workers.storage import Retries, Storage
+from workers.storage.wording import explained
 
 SPLITS = ("train", "validation", "test")
 GROUP_ROWS = 1 << 16
@@ -204,6 +206,10 @@ class Stages:
         self._write("classes.parquet", tables(), GROUP_ROWS)
 
     @cached_property
+    def _files(self) -> Files:
+        return Files(self._storage.uri, Retries())
+
+    @cached_property
     def _layout(self) -> layout.Layout:
         return layout.read(self._storage)
 
@@ -234,12 +240,18 @@ class Stages:
         path = f"{folder}{name}"
         return path if path.startswith(UNPACKED) or path.endswith(".parquet") else f"{path}.parquet"
 
+    def open(self, name: str) -> pq.ParquetFile:
+        """Return a file of a job; of an object store, only what is read of it comes here."""
+        with explained(self._storage.where(self.path(name))):
+            opened = self._files.open(f"{self._files.path.rstrip('/')}/{self.path(name)}")
+            return pq.ParquetFile(opened)
+
     def _group(self, name: str, group: int) -> pa.Table:
-        with pq.ParquetFile(self._storage.local(self.path(name))) as file:
+        with self.open(name) as file:
             return file.read_row_group(group, use_threads=False)
 
     def _table(self, name: str) -> pa.Table:
-        with pq.ParquetFile(self._storage.local(self.path(name))) as file:
+        with self.open(name) as file:
             return file.read(use_threads=False)
 
 
