@@ -32,8 +32,8 @@ from workers.errors import ConfigError, DataError, RunError, StorageFull
 from workers.storage import Storage
 
 JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
-_FEW = 16
-"""Parts of files that are looked through sooner here than other processes start."""
+_FEW_BYTES = 2 << 30
+"""Of files that are looked through sooner here than other processes start."""
 
 Work = Callable[[int], int]
 Progress = Callable[[str, int, int], None]
@@ -179,12 +179,15 @@ class _Job:
     def _done(self, step: str, make: Callable[[], Work], tasks: list[int]) -> Iterator[int]:
         if not tasks:
             return
-        if self._address == "none" or (step == "cut" and len(tasks) <= _FEW):
+        if self._address == "none" or (step == "cut" and self._bytes(tasks) <= _FEW_BYTES):
             yield from map(make(), tasks)
             return
         from orchestrator.executors.ray_tasks import run_tasks
 
         yield from run_tasks(make, tasks, self._address, whole_machines=False)
+
+    def _bytes(self, spans: list[int]) -> int:
+        return sum(self._source.spans[span].stop - self._source.spans[span].start for span in spans)
 
     def _classes(self) -> tuple[int, NDArray[np.int64]]:
         """Return how many classes there are, and the first id of each part of them."""
