@@ -165,13 +165,14 @@ def quality_table() -> list[str]:
         "## Quality",
         "",
         f"Ensembles of {WORLDS} worlds, combiner `log`, per cent of the test rows: mean and"
-        f" standard deviation of {len(SEEDS)} seeds. `{ORIGINAL}` is trained on the set's own"
+        f" standard deviation over seeds. `{ORIGINAL}` is trained on the set's own"
         " Parquet files; the others on what `prepare` makes of the same rows as raw files."
-        " XMC has no text: there it holds the hashed n-grams. The last column is how far the means"
+        " XMC has no text: there it holds the hashed n-grams. `prepare` counts the classes that"
+        " training rows have, a set may have more. The last column is how far the means"
         " are from the set's own, in standard errors of the difference, of the metric that is"
         " farther. Shards that are the same to the last byte are trained on once.",
         "",
-        *markdown(("set", "from", "rows", "K", "test rows", "P@1", "R@10", "apart"), rows),
+        *markdown(("set", "from", "rows", "K", "test rows", "seeds", "P@1", "R@10", "apart"), rows),
         "",
     ]
 
@@ -184,7 +185,8 @@ def _lines(name: str) -> Iterator[tuple[str, ...]]:
     }
     for kind, found in by_kind.items():
         if found:
-            counts = (f"{found[0][count]:,}" for count in ("rows", "classes", "test rows"))
+            counts = [f"{found[0][count]:,}" for count in ("rows", "classes", "test rows")]
+            counts.append(str(len(found)))
             told = (_told([each[metric] for each in found]) for metric in ("P@1", "R@10"))
             yield name, kind, *counts, *told, _apart(found, by_kind[ORIGINAL])
 
