@@ -19,7 +19,7 @@ endef
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format clean distclean
 .PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
-.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning
+.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning bench-prepare
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -81,6 +81,9 @@ bench-planning: .venv/.stamp ## Hold a plan against what then happens; ten minut
 
 bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.featurizing
+
+bench-prepare: .venv/.stamp ## Measure quality, pace and memory of prepare; resumable; needs MANYWORLDS_DATA
+	@.venv/bin/python -m benchmarks.prepare
 
 bench-checkpointing: .venv/.stamp ## Time what checkpoints cost a step, and what they save
 	@.venv/bin/python -m benchmarks.checkpointing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import following, show
@@ -30,16 +30,17 @@ def prepare(arguments: Arguments) -> int:
         raise ConfigError("\n".join(built.problems))
     config = built.value
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        steps = ("read", "know", "count", "number", "shard")
-        tasks = {
-            step: bar.add_task(step, total=None)
-            for step in steps
-            if step != "know" or config.classes
-        }
+        tasks: dict[str, TaskID] = {}
+
+        def tell(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step)
+            bar.update(tasks[step], completed=done, total=total)
+
         summary = make(
             config,
             address=clusters[-1].removeprefix(_CLUSTER) if clusters else "auto",
-            progress=lambda step, done, total: bar.update(tasks[step], completed=done, total=total),
+            progress=tell,
         )
     show([*told(summary, config), ""])
     show(following([_training(summary, config)]))

@@ -64,6 +64,7 @@ def run_tasks(
             gpus = 1 if all(machine.gpus >= 1 for machine in machines) else 0
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.print_on_execution_start = False
         items = ray.data.from_items(
             [{"task": task} for task in tasks], override_num_blocks=len(tasks)
         )

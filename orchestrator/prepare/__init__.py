@@ -7,8 +7,9 @@ query's rows stand on one side of the split.
 """
 
 from orchestrator.prepare.config import PrepareConfig
+from orchestrator.prepare.cutting import Piece
 from orchestrator.prepare.job import Summary, prepare
 from orchestrator.prepare.rows import Sifted
-from orchestrator.prepare.sources import Piece, Source
+from orchestrator.prepare.sources import Source
 
 __all__ = ["Piece", "PrepareConfig", "Sifted", "Source", "Summary", "prepare"]

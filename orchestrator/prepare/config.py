@@ -16,6 +16,14 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "xmc": (".txt",),
 }
 """How the names of files of each format end."""
+PACKED = ".gz"
+"""How those end that are compressed."""
+WORK = "work"
+"""The folder of a job's that is removed at the end."""
+UNPACKED = f"{WORK}/unpacked"
+"""In it: compressed files, unpacked."""
+_SIGNS = '\n\r\t",|{}[]: 0123456789'
+"""What files are cut by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +31,8 @@ class PrepareConfig:
     """Where raw rows are and what their columns mean."""
 
     source: str = ""
-    """A file, a folder or a glob; any pyarrow.fs URI."""
+    """A file, a folder or a glob; any pyarrow.fs URI. Text files may be compressed by gzip, and end
+    in .gz: they are unpacked into the folder that is written, and go from there at the end."""
     format: Format | None = None
     """Of the files; null: what their names end in says it."""
     columns: tuple[str, ...] = ()
@@ -33,9 +42,9 @@ class PrepareConfig:
     text: tuple[str, ...] = ()
     """Text columns. A row needs text in one of them."""
     indices: str | None = None
-    """Column of feature ids (list of integers)."""
+    """Column of feature ids: lists of integers, or in CSV and TSV, integers between spaces."""
     values: str | None = None
-    """Column of feature values (list of floats) beside `indices`; null: they are counted."""
+    """Column of feature values beside `indices`, as those; null: they are counted."""
     labels: str = "labels"
     """Column of class names of any type, one or a list for each row."""
     label_separator: str | None = None
@@ -119,9 +128,12 @@ class PrepareConfig:
             if getattr(self, name) < 1:
                 found.append(f"{name}: expected at least 1, found {getattr(self, name)}")
         try:
-            "".encode(self.encoding)
-        except LookupError:
+            one_byte = _SIGNS.encode().decode(self.encoding) == _SIGNS
+        except (LookupError, UnicodeDecodeError):
+            one_byte = False
+        if not one_byte:
             found.append(
-                f"encoding: expected one that Python knows, such as latin-1, found {self.encoding}"
+                "encoding: expected one that Python knows, in which commas and line ends are one"
+                f" byte as in ASCII, such as latin-1, found {self.encoding}"
             )
         return found

@@ -1,7 +1,7 @@
 """A job from raw files to shards, which goes on where it was left.
 
 OUT/
-  prepare.json           what is prepared, and how it is divided
+  prepare.json           what is prepared
   train/part-00000.parquet …, validation/, test/
   classes.parquet        id, name, count; not where `classes` names those of an earlier job
   aside.parquet          rows that could not be used, with the reason
@@ -22,17 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orchestrator.inputs import absolute, open_names
-from orchestrator.prepare.config import PrepareConfig
+from orchestrator.inputs import absolute
+from orchestrator.prepare import layout
+from orchestrator.prepare.config import WORK, PrepareConfig
 from orchestrator.prepare.rows import ASIDE
-from orchestrator.prepare.sources import Piece, Source
-from orchestrator.prepare.stages import SPLITS, WORK, Layout, Stages
-from workers.errors import ConfigError, DataError, RunError
+from orchestrator.prepare.sources import Source
+from orchestrator.prepare.stages import SPLITS, Stages
+from workers.errors import ConfigError, DataError, RunError, StorageFull
 from workers.storage import Storage
 
 JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
-_MOST_PARTS = 2048
-"""More would make a job's files many and small."""
+_FEW_BYTES = 2 << 30
+"""Of files that are looked through sooner here than other processes start."""
 
 Work = Callable[[int], int]
 Progress = Callable[[str, int, int], None]
@@ -69,7 +70,7 @@ class StageWorker:
 
     def __init__(self, config: PrepareConfig, step: str, given: tuple[Any, ...] = ()) -> None:
         storage, source = Storage(config.out), Source(config)
-        stages = Stages(config, source, _layout(config, source, storage), storage)
+        stages = Stages(config, source, storage)
         self._work: Callable[..., None] = getattr(stages, step)
         self._given = given
 
@@ -96,46 +97,27 @@ def prepare(
         ConfigError: for settings that cannot work.
         DataError: if there is nothing to prepare.
         RunError: if the folder holds another job, or the cluster cannot be reached.
-        StorageError: if something cannot be read or written.
+        StorageError: if something cannot be read or written; `StorageFull` if there is no room.
     """
     if not config.out:
         raise ConfigError("out: expected the folder to write, found nothing")
     # Other machines have other working folders.
     config = replace(config, source=absolute(config.source), out=Storage(config.out).uri)
     storage, source = Storage(config.out), Source(config)
-    layout = _layout(config, source, storage)
-    if storage.exists(SUMMARY):
-        return _read_summary(storage)
-    if address == "none":
-        return _run(config, source, layout, storage, address, progress)
-    from orchestrator.executors import cluster
+    try:
+        _agree(config, source, storage)
+        if storage.exists(SUMMARY):
+            _tidy(storage)
+            return _read_summary(storage)
+        if address == "none":
+            return _Job(config, source, storage, address, progress).run()
+        from orchestrator.executors import cluster
 
-    # One for all steps.
-    with cluster.connected(address):
-        return _run(config, source, layout, storage, address, progress)
-
-
-def _run(
-    config: PrepareConfig,
-    source: Source,
-    layout: Layout,
-    storage: Storage,
-    address: str,
-    progress: Progress,
-) -> Summary:
-    job = _Job(config, layout, storage, address, progress)
-    job.run("read", "rows/", len(layout.pieces))
-    job.run("know", "known/", layout.known)
-    job.run("count", "classes/", layout.parts)
-    classes, firsts = job.classes()
-    job.run("number", "numbered/", len(layout.pieces), firsts)
-    job.run("shard", "train/part-", layout.parts)
-    if not layout.known:
-        Stages(config, source, layout, storage).classes()
-    summary = job.summary(classes)
-    storage.write_json(SUMMARY, asdict(summary))
-    storage.delete(WORK)
-    return summary
+        # One for all steps.
+        with cluster.connected(address):
+            return _Job(config, source, storage, address, progress).run()
+    except StorageFull as error:
+        raise StorageFull(f"{error}; the same command carries on where it was left") from error
 
 
 class _Job:
@@ -144,18 +126,43 @@ class _Job:
     def __init__(
         self,
         config: PrepareConfig,
-        layout: Layout,
+        source: Source,
         storage: Storage,
         address: str,
         progress: Progress,
     ) -> None:
         self._config = config
-        self._layout = layout
+        self._source = source
         self._storage = storage
+        self._stages = Stages(config, source, storage)
         self._address = address
         self._progress = progress
 
-    def run(self, step: str, made: str, tasks: int, *given: Any) -> None:
+    def run(self) -> Summary:
+        """Do what is left of all steps."""
+        if not self._storage.exists(layout.LAYOUT):
+            self._cut()
+        self._layout = layout.read(self._storage)
+        pieces, parts = len(self._layout.pieces), self._layout.parts
+        self._step("read", "rows/", pieces)
+        self._step("know", "known/", self._layout.known)
+        self._step("count", "classes/", parts)
+        classes, firsts = self._classes()
+        self._step("number", "numbered/", pieces, firsts)
+        self._step("shard", "train/part-", parts)
+        if not self._layout.known:
+            self._stages.classes()
+        summary = self._summary(classes)
+        self._storage.write_json(SUMMARY, asdict(summary))
+        _tidy(self._storage)
+        return summary
+
+    def _cut(self) -> None:
+        self._step("unpack", "unpacked/", len(self._source.packed))
+        self._step("cut", "cut/", len(self._source.spans))
+        layout.write(layout.made(self._config, self._source, self._stages.looks()), self._storage)
+
+    def _step(self, step: str, made: str, tasks: int, *given: Any) -> None:
         """Do the tasks of a step whose files are missing: `made` and their number."""
         left = [
             task
@@ -165,21 +172,24 @@ class _Job:
         done = tasks - len(left)
         if tasks:
             self._progress(step, done, tasks)
-        for count in self._done(partial(StageWorker, self._config, step, given), left):
+        for count in self._done(step, partial(StageWorker, self._config, step, given), left):
             done += count
             self._progress(step, done, tasks)
 
-    def _done(self, make: Callable[[], Work], tasks: list[int]) -> Iterator[int]:
+    def _done(self, step: str, make: Callable[[], Work], tasks: list[int]) -> Iterator[int]:
         if not tasks:
             return
-        if self._address == "none":
+        if self._address == "none" or (step == "cut" and self._bytes(tasks) <= _FEW_BYTES):
             yield from map(make(), tasks)
             return
         from orchestrator.executors.ray_tasks import run_tasks
 
         yield from run_tasks(make, tasks, self._address, whole_machines=False)
 
-    def classes(self) -> tuple[int, NDArray[np.int64]]:
+    def _bytes(self, spans: list[int]) -> int:
+        return sum(self._source.spans[span].stop - self._source.spans[span].start for span in spans)
+
+    def _classes(self) -> tuple[int, NDArray[np.int64]]:
         """Return how many classes there are, and the first id of each part of them."""
         parts = range(self._layout.parts)
         if self._layout.known:
@@ -193,7 +203,7 @@ class _Job:
             )
         return int(ends[-1]), np.concatenate([[0], ends[:-1]]).astype(np.int64)
 
-    def summary(self, classes: int) -> Summary:
+    def _summary(self, classes: int) -> Summary:
         """Return what the job made, and gather what is set aside."""
         reasons = self._gather_aside()
         aside = sum(reasons.values())
@@ -205,7 +215,7 @@ class _Job:
         numbered = sum(self._rows(f"numbered/{i:05d}") for i in range(len(self._layout.pieces)))
         counts = np.zeros(64, np.int64)
         for part in parts:
-            with self._open(f"classes/{part:05d}") as file:
+            with self._stages.open(f"classes/{part:05d}") as file:
                 found = file.read(["count"], use_threads=False).column(0).to_numpy()
             counts += np.bincount(np.log2(found).astype(np.int64), minlength=64)
         return Summary(
@@ -221,7 +231,7 @@ class _Job:
     def _gather_aside(self) -> dict[str, int]:
         def tables() -> Iterator[pa.Table]:
             for piece in range(len(self._layout.pieces)):
-                with self._open(f"aside/{piece:05d}") as file:
+                with self._stages.open(f"aside/{piece:05d}") as file:
                     yield file.read(use_threads=False)
 
         reasons: Counter[str] = Counter()
@@ -236,37 +246,32 @@ class _Job:
         return dict(reasons.most_common())
 
     def _rows(self, name: str) -> int:
-        with self._open(name) as file:
+        with self._stages.open(name) as file:
             return int(file.metadata.num_rows)
 
-    def _open(self, name: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self._storage.local(Stages.path(name)))
 
-
-def _layout(config: PrepareConfig, source: Source, storage: Storage) -> Layout:
-    """Write down what is prepared and how it is divided, or check that it is what is there."""
+def _agree(config: PrepareConfig, source: Source, storage: Storage) -> None:
+    """Write down what is prepared, or check that it is what is there."""
     asked = {**asdict(config), "text": list(config.text), "columns": list(config.columns)}
     told: dict[str, Any] = {"config": asked, "files": dict(source.files)}
-    if storage.exists(JOB):
-        known = storage.read_json(JOB)
-        for what in told:
-            if known.get(what) != told[what]:
-                raise RunError(
-                    f"{config.out}: expected what is prepared there to have the same {what},"
-                    " found others; give another folder by out=, or remove this one"
-                )
-        pieces = [Piece(*piece) for piece in known["pieces"]]
-        return Layout(pieces, int(known["parts"]), int(known["known"]))
-    pieces = [piece for file in source.files for piece in source.pieces(file)]
-    classes = 0
-    if config.classes:
-        meaning = "classes is the classes.parquet of an earlier job"
-        classes = len(open_names(config.classes, meaning).groups)
-    parts = min(_MOST_PARTS, -(-sum(source.files.values()) // config.piece_bytes))
-    layout = Layout(pieces, max(1, parts), classes)
-    listed = [[piece.file, piece.start, piece.stop] for piece in pieces]
-    storage.write_json(JOB, {**told, "pieces": listed, "parts": layout.parts, "known": classes})
-    return layout
+    if not storage.exists(JOB):
+        storage.write_json(JOB, told)
+        return
+    known = storage.read_json(JOB)
+    for what in told:
+        if known.get(what) != told[what]:
+            raise RunError(
+                f"{config.out}: expected what is prepared there to have the same {what}, found"
+                " others; give another folder by out=, or remove this one"
+            )
+
+
+def _tidy(storage: Storage) -> None:
+    """Remove what a job that is done needs no more, and what killed processes left half written."""
+    storage.delete(WORK)
+    for path in storage.sizes():
+        if storage.is_half_written(path):
+            storage.delete(path.rpartition("/")[0])
 
 
 def _read_summary(storage: Storage) -> Summary:

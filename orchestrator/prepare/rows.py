@@ -186,19 +186,46 @@ def _features(
     table: pa.Table, config: PrepareConfig, wrong: _Wrong
 ) -> tuple[pa.Array, pa.Array | None]:
     assert config.indices is not None
-    ids = _column(table, config.indices).cast(pa.list_(pa.int64()))
+    ids = _numbers(_column(table, config.indices), pa.int64(), "an index", wrong)
     counts = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False)
     if not config.text:
         wrong.are(counts == 0, "no features")
     if not config.values:
         return ids, None
-    values = _column(table, config.values).cast(pa.list_(pa.float32()))
+    values = _numbers(_column(table, config.values), pa.float32(), "a value", wrong)
     others = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
     wrong.are(counts != others, "as many values as indices expected, found others")
     flat = pc.list_flatten(values).to_numpy(zero_copy_only=False)
     bad = np.repeat(np.arange(len(others)), others)[~np.isfinite(flat)]
     wrong.are(np.bincount(bad, minlength=len(others)) > 0, "a value that is not finite")
     return ids, values
+
+
+def _numbers(column: pa.Array, kind: pa.DataType, what: str, wrong: _Wrong) -> pa.Array:
+    """Return lists of numbers, also of texts that have them between spaces."""
+    if not pa.types.is_string(column.type):
+        return column.cast(pa.list_(kind))
+    lists = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.fill_null(column, "")))
+    counts = pc.list_value_length(lists).to_numpy()
+    flat = lists.flatten()
+    some = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)
+    owners, flat = np.repeat(np.arange(len(lists)), counts)[some], flat.filter(pa.array(some))
+    try:
+        numbers = flat.cast(kind)
+    except pa.ArrowInvalid:
+        fit = np.array([_fits(text, kind) for text in flat.to_pylist()], np.bool_)
+        wrong.are(np.bincount(owners[~fit], minlength=len(lists)) > 0, f"{what} that is no number")
+        numbers = pc.if_else(pa.array(fit), flat, "0").cast(kind)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(lists)))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers)
+
+
+def _fits(text: str, kind: pa.DataType) -> bool:
+    try:
+        pa.scalar(text).cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _weights(column: pa.Array, wrong: _Wrong) -> pa.Array:

@@ -1,42 +1,35 @@
-"""Raw files, cut into pieces that are read one by one.
+"""Raw files of one format, cut into pieces that are read one by one.
 
-Pieces end where rows do. In a CSV file that is not at every line's end: a text in quotes may have
-several lines. A line's end is a row's where the quotes before it are even in number, which a look
-through the file tells without reading it as rows.
+What is compressed by gzip can be read from its beginning only, so it is unpacked first.
 """
 
 from __future__ import annotations
 
+import gzip
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import shutil
+import zlib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.prepare.config import SUFFIXES, Format, PrepareConfig
+from orchestrator.prepare.config import PACKED, SUFFIXES, UNPACKED, Format, PrepareConfig
+from orchestrator.prepare.cutting import Look, Piece, cut, first_line, look_through
 from orchestrator.prepare.delimited import DELIMITERS, column_names, read_delimited
 from orchestrator.prepare.jsonl import read_jsonl
 from orchestrator.prepare.rows import Sifted, aside, sift
 from orchestrator.prepare.xmc import INDICES, LABELS, VALUES, read_lines
 from workers.errors import ConfigError, DataError
-from workers.shards.locating import find
+from workers.shards.locating import Found, find
+from workers.storage import Storage
 
-_LOOK = 1 << 22
-"""Bytes that are looked through at a time."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a file."""
-
-    file: str
-    """Its path relative to the source."""
-    start: int
-    """The first byte; of a Parquet file, the first row group."""
-    stop: int
-    """The byte after the last; likewise."""
+_PIECES = 16
+"""Of a file that are looked for together."""
 
 
 class Source:
@@ -52,12 +45,8 @@ class Source:
 
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config.validate()
-        endings = (
-            SUFFIXES[config.format]
-            if config.format
-            else tuple(ending for endings in SUFFIXES.values() for ending in endings)
-        )
-        self._found = find(config.source, endings=endings)
+        formats = [config.format] if config.format else list(SUFFIXES)
+        self._found = find(config.source, endings=sum(map(_endings, formats), ()))
         self.format: Format = config.format or self._told_format()
         if self.format == "xmc":
             self.config = _of_xmc(config)
@@ -67,16 +56,64 @@ class Source:
         """The bytes of each file, by its path relative to the source, in order."""
         return self._found.sizes
 
-    def pieces(self, file: str) -> list[Piece]:
-        """Return the pieces of a file, in order."""
+    @property
+    def packed(self) -> list[str]:
+        """Files that are unpacked before they are read, in order."""
+        return [name for name in self.files if name.endswith(PACKED)]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file as it is read: unpacked."""
+        packed = {name: self._unpacked.sizes[place] for name, place in self._places.items()}
+        return {**self.files, **packed}
+
+    def unpack(self, file: str, place: Path) -> None:
+        """Unpack a file, to be read from `UNPACKED` in the job's folder, by its place in `packed`.
+
+        Raises:
+            DataError: if it is cut short or altered.
+        """
+        with self._found.open(file) as opened, place.open("wb") as unpacked:
+            try:
+                shutil.copyfileobj(gzip.GzipFile(fileobj=opened), unpacked, 1 << 20)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise DataError(
+                    f"{self._found.path(file)}: expected a whole gzip file, found {error}; write it"
+                    " anew, or unpack what can be read of it"
+                ) from error
+
+    @cached_property
+    def spans(self) -> list[Piece]:
+        """Parts of files, in each of which pieces are looked for by itself."""
         if self.format == "parquet":
-            return self._row_groups(file)
-        size, cuts = self.files[file], [0]
-        with self._found.open(file) as opened:
-            cuts.extend(self._row_ends(opened, size))
-        if cuts[-1] < size:
-            cuts.append(size)
-        return [Piece(file, *cut) for cut in itertools.pairwise(cuts)]
+            return [Piece(name, 0, size) for name, size in self.files.items()]
+        step = _PIECES * self.config.piece_bytes
+        return [
+            Piece(name, start, min(start + step, size))
+            for name, size in self.sizes.items()
+            for start in range(0, size, step)
+        ]
+
+    def look(self, span: Piece) -> Look:
+        """Return where a file may be cut, as far as a part of it tells."""
+        with self._open(span.file) as opened:
+            if self.format == "parquet":
+                return Look(0, self._group_ends(opened), [])
+            return look_through(opened, span, self.config.piece_bytes, quoted=self.format == "csv")
+
+    def pieces(self, looks: Iterable[Look] | None = None) -> list[Piece]:
+        """Return the pieces of all files, in order.
+
+        Args:
+            looks: at all of `spans`; None: they are looked through now.
+        """
+        told = zip(self.spans, looks or map(self.look, self.spans), strict=True)
+        found: list[Piece] = []
+        for file, parts in itertools.groupby(told, lambda each: each[0].file):
+            its = [look for _, look in parts]
+            size = max(its[0].even, default=0) if self.format == "parquet" else self.sizes[file]
+            found += cut(file, size, its)
+        return found
 
     def read(self, piece: Piece) -> Sifted:
         """Return the rows of a piece.
@@ -86,8 +123,8 @@ class Source:
         """
         if self.format == "parquet":
             return self._read_parquet(piece)
-        with self._found.open(piece.file) as opened:
-            first = self._first_line(opened) if self.format in (*DELIMITERS, "xmc") else b""
+        with self._open(piece.file) as opened:
+            first = first_line(opened) if self.format in (*DELIMITERS, "xmc") else b""
             opened.seek(piece.start)
             text = opened.read(piece.stop - piece.start)
         where, config = self._found.path(piece.file), self.config
@@ -103,12 +140,7 @@ class Source:
         return self._join(piece, *read_delimited(text, names, config, self.format))
 
     def _told_format(self) -> Format:
-        told = {
-            kind
-            for kind, endings in SUFFIXES.items()
-            for name in self.files
-            if name.endswith(endings)
-        }
+        told = {kind for kind in SUFFIXES for name in self.files if name.endswith(_endings(kind))}
         if len(told) == 1:
             return told.pop()
         found = ", ".join(sorted(told)) or ", ".join(self.files)
@@ -117,49 +149,30 @@ class Source:
             " format=csv, tsv, jsonl, parquet or xmc, or give a glob"
         )
 
-    def _first_line(self, opened: Any) -> bytes:
-        opened.seek(0)
-        text = b""
-        while b"\n" not in text and (more := opened.read(_LOOK)):
-            text += more
-        line, newline, _ = text.partition(b"\n")
-        return bytes(line + newline)
+    @cached_property
+    def _unpacked(self) -> Found:
+        return find(Storage(self.config.out).where(UNPACKED), endings=("",))
 
-    def _row_ends(self, opened: Any, size: int) -> Iterator[int]:
-        """Yield about every how many bytes a row ends."""
-        wanted = self.config.piece_bytes
-        quotes, at, target = 0, 0, wanted
-        quoted = self.format == "csv"
-        while target < size:
-            if not quoted:
-                at = max(at, target)
-            opened.seek(at)
-            text = opened.read(_LOOK)
-            if not text:
-                return
-            end = _row_end(text, max(0, target - at), quotes, quoted)
-            if end is None:
-                quotes += text.count(b'"')
-                at += len(text)
-                continue
-            quotes += text.count(b'"', 0, end)
-            at += end
-            if at < size:
-                yield at
-            target = at + wanted
+    @property
+    def _places(self) -> dict[str, str]:
+        return {name: f"{place:05d}" for place, name in enumerate(self.packed)}
 
-    def _row_groups(self, file: str) -> list[Piece]:
-        with pq.ParquetFile(self._found.open(file)) as opened:
-            metadata, pieces, start, held = opened.metadata, [], 0, 0
+    def _open(self, file: str) -> pa.NativeFile:
+        place = self._places.get(file)
+        return self._unpacked.open(place) if place else self._found.open(file)
+
+    def _group_ends(self, opened: Any) -> list[int]:
+        with pq.ParquetFile(opened) as file:
+            metadata, ends, held = file.metadata, [], 0
             for group in range(metadata.num_row_groups):
                 held += metadata.row_group(group).total_byte_size
                 if held >= self.config.piece_bytes or group == metadata.num_row_groups - 1:
-                    pieces.append(Piece(file, start, group + 1))
-                    start, held = group + 1, 0
-        return pieces
+                    ends.append(group + 1)
+                    held = 0
+        return ends
 
     def _read_parquet(self, piece: Piece) -> Sifted:
-        with pq.ParquetFile(self._found.open(piece.file)) as opened:
+        with pq.ParquetFile(self._open(piece.file)) as opened:
             missing = set(self.config.inputs()) - set(opened.schema_arrow.names)
             if missing:
                 raise DataError(
@@ -181,24 +194,11 @@ class Source:
         return Sifted(rows, pa.concat_tables([bad, more]))
 
 
-def _row_end(text: bytes, begin: int, quotes: int, quoted: bool) -> int | None:
-    """Return where the first row that ends after `begin` does; None: not in this text.
-
-    Args:
-        text: some of a file.
-        begin: in the text.
-        quotes: that stand before it.
-        quoted: whether an end of a line between quotes ends no row.
-    """
-    at = begin
-    seen = quotes + text.count(b'"', 0, begin) if quoted else 0
-    while (newline := text.find(b"\n", at)) >= 0:
-        if quoted:
-            seen += text.count(b'"', at, newline)
-        at = newline + 1
-        if seen % 2 == 0:
-            return at
-    return None
+def _endings(kind: Format) -> tuple[str, ...]:
+    """Return how the names of files of a format end."""
+    # Parquet is compressed by itself, and could not be read from the middle any more.
+    packed = () if kind == "parquet" else tuple(f"{ending}{PACKED}" for ending in SUFFIXES[kind])
+    return SUFFIXES[kind] + packed
 
 
 def _of_xmc(config: PrepareConfig) -> PrepareConfig:

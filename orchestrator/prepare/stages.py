@@ -1,5 +1,7 @@
 """The steps from pieces of files to shards, each a pure function of what the one before wrote.
 
+    unpack  file i      ─▶ its bytes, if it is compressed
+    cut     span i      ─▶ where rows end in it, of which the driver makes pieces
     read    piece i     ─▶ its rows, the names of their classes, and what is set aside
     know    classes i   ─▶ known classes, by the part of their name, if there are some
     count   names p     ─▶ the classes whose names are in part p, with how many rows have them
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,16 +27,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orchestrator.prepare.config import PrepareConfig
+from orchestrator.prepare import layout
+from orchestrator.prepare.config import UNPACKED, WORK, PrepareConfig
+from orchestrator.prepare.cutting import Look
 from orchestrator.prepare.keys import Keys, Words, query_keys, text_keys
 from orchestrator.prepare.merging import HIGH, LOW, merged
-from orchestrator.prepare.sources import Piece, Source
+from orchestrator.prepare.sources import Source
 from workers.shards import ShardSet
-from workers.storage import Storage
+from workers.shards.locating import Files
+from workers.storage import Retries, Storage
+from workers.storage.wording import explained
 
 SPLITS = ("train", "validation", "test")
-WORK = "work"
-"""The folder of what is removed at the end."""
 GROUP_ROWS = 1 << 16
 """Rows of a row group of what is written: some are read side by side and shuffled."""
 
@@ -42,15 +46,9 @@ _DROPPED = -1
 """In place of a class that is left out."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a job is divided."""
-
-    pieces: list[Piece]
-    parts: int
-    """Of names, and of queries."""
-    known: int = 0
-    """Row groups of known classes."""
+_LOOK = pa.schema(
+    [("quotes", pa.int64()), ("even", pa.list_(pa.int64())), ("odd", pa.list_(pa.int64()))]
+)
 
 
 class Stages:
@@ -59,17 +57,30 @@ class Stages:
     Args:
         config: of the job.
         source: its files.
-        layout: how it is divided.
         storage: of the folder that is written.
     """
 
-    def __init__(
-        self, config: PrepareConfig, source: Source, layout: Layout, storage: Storage
-    ) -> None:
+    def __init__(self, config: PrepareConfig, source: Source, storage: Storage) -> None:
         self._config = config
         self._source = source
-        self._layout = layout
         self._storage = storage
+
+    def unpack(self, file: int) -> None:
+        """Unpack a compressed file."""
+        name = self._source.packed[file]
+        path = self.path(f"unpacked/{file:05d}")
+        self._storage.write_file(path, lambda place: self._source.unpack(name, place))
+
+    def cut(self, span: int) -> None:
+        """Look where rows end in a part of a file."""
+        look = self._source.look(self._source.spans[span])
+        self._write(f"cut/{span:05d}", [pa.table([[part] for part in look], schema=_LOOK)])
+
+    def looks(self) -> Iterator[Look]:
+        """Yield what was seen in each part."""
+        for span in range(len(self._source.spans)):
+            (found,) = self._table(f"cut/{span:05d}").to_pylist()
+            yield Look(**found)
 
     def read(self, piece: int) -> None:
         """Read a piece."""
@@ -194,6 +205,14 @@ class Stages:
 
         self._write("classes.parquet", tables(), GROUP_ROWS)
 
+    @cached_property
+    def _files(self) -> Files:
+        return Files(self._storage.uri, Retries())
+
+    @cached_property
+    def _layout(self) -> layout.Layout:
+        return layout.read(self._storage)
+
     def _inputs(self) -> list[str]:
         config = self._source.config
         return [name for name in (*config.text, config.indices, config.values) if name]
@@ -218,14 +237,21 @@ class Stages:
     def path(name: str) -> str:
         """Return the path of a file of a job."""
         folder = "" if name.split("/")[0] in (*SPLITS, "classes.parquet") else f"{WORK}/"
-        return f"{folder}{name}" + ("" if name.endswith(".parquet") else ".parquet")
+        path = f"{folder}{name}"
+        return path if path.startswith(UNPACKED) or path.endswith(".parquet") else f"{path}.parquet"
+
+    def open(self, name: str) -> pq.ParquetFile:
+        """Return a file of a job; of an object store, only what is read of it comes here."""
+        with explained(self._storage.where(self.path(name))):
+            opened = self._files.open(f"{self._files.path.rstrip('/')}/{self.path(name)}")
+            return pq.ParquetFile(opened)
 
     def _group(self, name: str, group: int) -> pa.Table:
-        with pq.ParquetFile(self._storage.local(self.path(name))) as file:
+        with self.open(name) as file:
             return file.read_row_group(group, use_threads=False)
 
     def _table(self, name: str) -> pa.Table:
-        with pq.ParquetFile(self._storage.local(self.path(name))) as file:
+        with self.open(name) as file:
             return file.read(use_threads=False)
 
 

@@ -9,7 +9,11 @@ from tests.orchestrator.prepare.test_prepare import bytes_of, job, raw_rows, wri
 from workers.errors import DataError
 
 
-def test_a_cluster_makes_the_same_bytes_as_one_process(tmp_path: Path) -> None:
+def test_a_cluster_makes_the_same_bytes_as_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if files were large: they are cut by other processes.
+    monkeypatch.setattr("orchestrator.prepare.job._FEW_BYTES", 0)
     write(tmp_path / "raw", raw_rows(200))
     here = prepare(job(tmp_path, "here"), address="none")
     there = prepare(job(tmp_path, "there"), address="local")

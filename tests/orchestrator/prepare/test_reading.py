@@ -69,12 +69,11 @@ def config_of(source: Path, **changes: Any) -> PrepareConfig:
 
 def rows_of(source: Source) -> list[Row]:
     found = []
-    for file in source.files:
-        for piece in source.pieces(file):
-            rows, aside = source.read(piece)
-            assert len(aside) == 0
-            columns = (rows[name].to_pylist() for name in ("query", "names", "weight"))
-            found += list(zip(*columns, strict=True))
+    for piece in source.pieces():
+        rows, aside = source.read(piece)
+        assert len(aside) == 0
+        columns = (rows[name].to_pylist() for name in ("query", "names", "weight"))
+        found += list(zip(*columns, strict=True))
     return found
 
 
@@ -90,7 +89,7 @@ def test_all_formats_hold_the_same_rows_however_they_are_cut(
     source = Source(config_of(tmp_path, piece_bytes=size))
     assert source.format == kind
     assert rows_of(source) == rows + rows[:2]
-    pieces = len(source.pieces(f"a.{kind}"))
+    pieces = len([piece for piece in source.pieces() if piece.file == f"a.{kind}"])
     assert pieces == 1 if size > 1000 else pieces > 1
 
 
@@ -116,11 +115,10 @@ def test_a_csv_file_is_cut_between_rows_only(
 
 def aside_of(source: Source) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for file in source.files:
-        for piece in source.pieces(file):
-            aside = source.read(piece).aside
-            assert set(aside["file"].to_pylist()) <= {str(source.config.source)}
-            found += zip(aside["reason"].to_pylist(), aside["row"].to_pylist(), strict=True)
+    for piece in source.pieces():
+        aside = source.read(piece).aside
+        assert set(aside["file"].to_pylist()) <= {str(source.config.source)}
+        found += zip(aside["reason"].to_pylist(), aside["row"].to_pylist(), strict=True)
     return found
 
 
@@ -142,7 +140,7 @@ def test_rows_of_a_csv_file_that_cannot_be_used_are_set_aside(tmp_path: Path) ->
         + good
     )
     source = Source(config_of(path, most_labels=3))
-    (piece,) = source.pieces("a.csv")
+    (piece,) = source.pieces()
     assert source.read(piece).rows["query"].to_pylist() == ["good", "good"]
     assert [(reason, row[:20]) for reason, row in aside_of(source)] == [
         ("3 columns expected, found 2", "too,few"),
@@ -156,6 +154,50 @@ def test_rows_of_a_csv_file_that_cannot_be_used_are_set_aside(tmp_path: Path) ->
     ]
     latin = Source(config_of(path, most_labels=3, encoding="latin-1"))
     assert latin.read(piece).rows["query"].to_pylist() == ["good", "café", "good"]
+
+
+def test_features_of_a_csv_file_are_numbers_between_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = ["ids,values,item", "3 12,0.5 1e-1,x", " 7 ,2,y", "1 x,1 1,x", "1,1.5.2,x", ",,x"]
+    path.write_text("\n".join([*lines, "1 2,1,x", "1.5,1,x", "1,nan,x", f"{2**63},1,x"]))
+    changes = {"text": (), "indices": "ids", "values": "values", "weight": None}
+    source = Source(config_of(path, **changes))
+    (piece,) = source.pieces()
+    rows = source.read(piece).rows
+    assert rows["ids"].to_pylist() == [[3, 12], [7]]
+    assert np.allclose(rows["values"].to_pylist()[0], [0.5, 0.1])
+    assert [reason for reason, _ in aside_of(source)] == [
+        "an index that is no number",
+        "a value that is no number",
+        "no features",
+        "as many values as indices expected, found others",
+        "an index that is no number",
+        "a value that is not finite",
+        "an index that is no number",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "xmc"])
+def test_a_row_with_a_million_classes_is_set_aside(tmp_path: Path, kind: str) -> None:
+    many = [str(number) for number in range(10**6)]
+    path = tmp_path / f"a.{kind}"
+    config = config_of(path)
+    if kind == "xmc":
+        lists = [(["7"], {1: 1.0}), (many, {2: 1.0}), (["8"], {3: 1.0})]
+        write_xmc(path, [(list(map(int, names)), features) for names, features in lists])
+        config = PrepareConfig(source=str(path), format="xmc")
+    else:
+        WRITERS[kind](path, [("a", ["7"], 1.0), ("b", many, 1.0), ("c", ["8"], 1.0)])
+    source = Source(replace(config, piece_bytes=1 << 20))
+    found = [source.read(piece) for piece in source.pieces()]
+    names = [each for rows, _ in found for each in rows["names"].to_pylist()]
+    assert names == [["7"], ["8"]]
+    ((reason, quoted),) = aside_of(source)
+    assert reason == "more than 10,000 classes"
+    assert len(quoted) <= 200
+    allowed = Source(replace(config, most_labels=10**6))
+    (piece,) = allowed.pieces()
+    assert allowed.read(piece).rows["names"].to_pylist()[1] == many
 
 
 def test_lines_that_are_no_json_objects_are_set_aside(tmp_path: Path) -> None:
@@ -173,7 +215,7 @@ def test_lines_that_are_no_json_objects_are_set_aside(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(lines))
     source = Source(config_of(path, weight=None))
-    (piece,) = source.pieces("a.jsonl")
+    (piece,) = source.pieces()
     rows = source.read(piece).rows
     assert rows["query"].to_pylist() == ["a", "b", "c", "2024-01-01"]
     assert rows["names"].to_pylist() == [["12"], ["12"], ["x", "7"], ["12"]]
@@ -187,7 +229,7 @@ def test_names_are_one_class_whatever_their_form(tmp_path: Path) -> None:
     names = ["caf\u00e9", "cafe\u0301", " café ", "café"]
     pq.write_table(pa.table({"query": ["a"], "item": [names]}), tmp_path / "a.parquet")
     source = Source(config_of(tmp_path, weight=None))
-    (piece,) = source.pieces("a.parquet")
+    (piece,) = source.pieces()
     assert source.read(piece).rows["names"].to_pylist() == [["café"]]
 
 
@@ -199,7 +241,7 @@ def test_classes_of_any_type_have_the_same_names(tmp_path: Path, kind: pa.DataTy
     table = pa.table({"query": ["a", "b", "c", "d"], "item": items})
     pq.write_table(table, tmp_path / "a.parquet")
     source = Source(config_of(tmp_path, weight=None))
-    (piece,) = source.pieces("a.parquet")
+    (piece,) = source.pieces()
     rows, aside = source.read(piece)
     assert rows["names"].to_pylist() == [["3"], ["12"], ["3"]]
     assert aside["reason"].to_pylist() == ["no class"]
@@ -238,7 +280,7 @@ def test_lines_of_labels_and_features_are_read(
     path = tmp_path_factory.mktemp("xmc") / "a.txt"
     write_xmc(path, rows)
     source = Source(PrepareConfig(source=str(path), format="xmc", piece_bytes=size))
-    found = [source.read(piece) for piece in source.pieces("a.txt")]
+    found = [source.read(piece) for piece in source.pieces()]
     assert sum(len(each.aside) for each in found) == 0
     table = pa.concat_tables([each.rows for each in found])
     assert table["names"].to_pylist() == [[str(label) for label in labels] for labels, _ in rows]
@@ -255,7 +297,7 @@ def test_lines_that_are_no_labels_and_features_are_set_aside(tmp_path: Path, lin
     path = tmp_path / "a.txt"
     path.write_text(f"2 10 10\n1 2:0.5\n{line}\r\n\n1 2:5e-1 \n")
     source = Source(PrepareConfig(source=str(path), format="xmc"))
-    (piece,) = source.pieces("a.txt")
+    (piece,) = source.pieces()
     rows, aside = source.read(piece)
     assert rows["values"].to_pylist() == [[0.5], [0.5]]
     assert len(aside) == 1
@@ -276,7 +318,7 @@ def test_a_csv_file_without_a_line_of_names_says_what_to_do(
     if problem is None:
         path.write_text("shoes,1,2\n")
     source = Source(config_of(path, **changes))
-    (piece,) = source.pieces("a.csv")
+    (piece,) = source.pieces()
     if problem is None:
         assert source.read(piece).rows["query"].to_pylist() == ["shoes"]
         return
@@ -294,6 +336,7 @@ def test_a_csv_file_without_a_line_of_names_says_what_to_do(
         ({"columns": ("query", "item")}, "columns: expected count among them"),
         ({"piece_bytes": 0}, "piece_bytes: expected at least 1, found 0"),
         ({"encoding": "utf-9"}, "encoding: expected one that Python knows"),
+        ({"encoding": "utf-16"}, "in which commas and line ends are one byte"),
         ({"format": "xmc"}, "text: expected nothing for format=xmc"),
     ],
 )
