@@ -149,7 +149,8 @@ class Driver:
         self._worlds = {
             world: _World(self._adopt(world), not_before=clock()) for world in run.chosen(only)
         }
-        self._others = [state for state in run.states() if state.index not in self._worlds]
+        others = [world for world in range(run.worlds) if world not in self._worlds]
+        self._others = [run.state(world) for world in others]
 
     @property
     def finished(self) -> bool:

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.ensemble.artefact import served
 from workers.errors import StorageError
-from workers.storage import RunPaths, Storage, to_json
+from workers.storage import RunPaths, Storage, is_number, to_json
 
 if TYPE_CHECKING:
     from orchestrator.ensemble.evaluation import Evaluation
-
-_LARGEST = 1e300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +95,6 @@ def _typed(value: Any, kind: type) -> Any:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+    if not is_number(value):
         raise ValueError(f"{value!r:.40}")
     return float(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -71,6 +71,22 @@ def values(value: Any) -> dict[str, Any]:
     return found
 
 
+def dotted(
+    values: Mapping[str, Any], whole: Container[str] = frozenset()
+) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of every leaf of nested mappings.
+
+    Args:
+        values: nested; a key may be dotted already.
+        whole: dotted keys of which a mapping is the value.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key not in whole:
+            yield from dotted({f"{key}.{name}": item for name, item in value.items()}, whole)
+        else:
+            yield str(key), value
+
+
 def from_overrides(overrides: Sequence[str]) -> Layer:
     """Return the layer that `key=value` words make; values are YAML."""
     values: dict[str, Any] = {}
@@ -106,7 +122,7 @@ def build(kind: type[T], layers: Sequence[Layer]) -> Built[T]:
     suspects: set[str] = set()
     for layer in layers:
         problems.extend(layer.problems)
-        pairs = list(_flat(layer.values, known))
+        pairs = list(dotted(layer.values, known))
         merged = _merged(config, pairs, known)
         if merged is not None:
             config = merged
@@ -189,15 +205,6 @@ def _resolved(config: DictConfig, kind: type[T]) -> tuple[T | None, list[str]]:
         return None, [f"{key}: expected a ${{...}} that has a value, found: {found}"]
     assert isinstance(value, kind)
     return value, []
-
-
-def _flat(values: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and key not in known:
-            inner = {f"{key}.{name}": item for name, item in value.items()}
-            yield from _flat(inner, known)
-        else:
-            yield str(key), value
 
 
 def _holds_groups(value: Any) -> bool:

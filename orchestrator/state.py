@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from workers.errors import StorageError
@@ -12,6 +13,16 @@ from workers.storage import RunPaths
 Status = Literal["pending", "running", "done", "failed"]
 Cause = Literal["done", "stopped", "preemption", "error", "out_of_memory", "hung", "data", "config"]
 """How an attempt ended."""
+
+
+def moment(text: str | None) -> datetime | None:
+    """Return an ISO 8601 time with its zone in UTC; None for none, and for what is no such time."""
+    try:
+        found = datetime.fromisoformat(text or "")
+        # Of the years that there are in UTC too.
+        return found.astimezone(UTC) if found.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

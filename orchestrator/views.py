@@ -12,8 +12,8 @@ from orchestrator.run import Run
 from orchestrator.state import WorldState
 from workers.config import TrainingConfig
 from workers.errors import StorageError
+from workers.storage import is_number
 
-_LARGEST = 1e300
 _NUMBERS = (
     "step",
     "steps",
@@ -121,7 +121,7 @@ def _progress(run: Run, world: int, attempt: str) -> dict[str, Any]:
     values = run.progress(world, attempt)
     for name in _NUMBERS:
         value = values.get(name)
-        if not (value is None or (type(value) in (int, float) and abs(value) <= _LARGEST)):
+        if not (value is None or is_number(value)):
             where = run.storage.where(run.paths.progress(world, attempt))
             raise StorageError(
                 f"{where}: expected a number as {name}, found {value!r}; the file was altered:"

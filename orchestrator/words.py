@@ -23,6 +23,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def percent(share: float | None) -> str:
+    """Return a share as per cent with two digits and no sign, for tables; empty for None."""
+    return "" if share is None else f"{100 * share:.2f}"
+
+
 def listed(numbers: Iterable[int]) -> str:
     """Return numbers in order, runs of three and more as `4-7`."""
     runs: list[list[int]] = []

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import argparse
 
+from benchmarks.kept import Kept
 from benchmarks.lsh import accuracy, wall, wide
 from benchmarks.lsh.choosers import CHOOSERS
 from benchmarks.lsh.figure import draw
-from benchmarks.lsh.kept import Kept
 from benchmarks.lsh.report import table
 from benchmarks.writing import write_results
 
@@ -42,7 +42,7 @@ def main() -> None:
         wall.measure()
     if "accuracy" in parts:
         accuracy.measure(arguments.sets.split(","), arguments.systems.split(","), shares)
-    results = {name: Kept(name).units for name in ("wide", "wall", *accuracy.SETS)}
+    results = {name: Kept("lsh", name).units for name in ("wide", "wall", *accuracy.SETS)}
     write_results("lsh", {"measured": results}, table(results))
     draw(results)
 

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 from benchmarks.accuracy import JOBS, settings
 from benchmarks.datasets import find_sets
+from benchmarks.kept import Found, Kept
 from benchmarks.lsh.images import MAKERS, image_set
-from benchmarks.lsh.kept import Found, Kept
 from benchmarks.lsh.training import (
     bucket_accuracy,
     dense_operations,
@@ -81,7 +81,7 @@ def measure(names: Sequence[str], systems: Sequence[str], shares: Sequence[float
     """Measure what is missing of some sets, by some systems, at some shares."""
     for system, share in ways(systems, shares):
         for name in names:
-            kept, run = Kept(name), _images if name in MAKERS else _texts
+            kept, run = Kept("lsh", name), _images if name in MAKERS else _texts
             for seed in SEEDS if name in MAKERS else SEEDS[:1]:
                 unit = Unit(system, share, seed)
                 kept.measure(unit.name, partial(run, name, unit))

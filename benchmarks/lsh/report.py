@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import mean, stdev
 
+from benchmarks.kept import Found
 from benchmarks.lsh import accuracy, wall, wide
 from benchmarks.lsh.choosers import CHOOSERS
-from benchmarks.lsh.kept import Found
 from benchmarks.lsh.products import HIDDEN, Way
 from benchmarks.writing import markdown
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from benchmarks.datasets import BenchmarkSet
+from benchmarks.kept import Found
 from benchmarks.lsh.choosers import AtRandom, Dropout, Winners
-from benchmarks.lsh.kept import Found
 from benchmarks.pace import seconds_a_step
 from orchestrator.ensemble.combiners import combiner
 from orchestrator.ensemble.lookup import BucketLookup

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.lsh.kept import Found, Kept
+from benchmarks.kept import Found, Kept
 from benchmarks.lsh.products import Way, world_config
 from benchmarks.lsh.training import told
 from benchmarks.pace import seconds_a_step
@@ -51,7 +51,7 @@ class Dense(CpuSteps):
 
 def measure() -> None:
     """Measure what is missing."""
-    kept = Kept("wall")
+    kept = Kept("lsh", "wall")
     for buckets in BUCKETS:
         for way in WAYS:
             # A row of a thousand buckets has no two thousandths of them to choose.

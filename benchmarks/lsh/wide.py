@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.lsh.kept import Found, Kept
+from benchmarks.kept import Found, Kept
 from benchmarks.lsh.products import Way, clicks, world_config
 from benchmarks.lsh.training import bucket_accuracy, trained
 from benchmarks.writing import QUICK
@@ -16,7 +16,7 @@ WAYS = (Way(1.0), Way(0.002), Way(0.005), Way(0.02, shared=True), Way(0.05, shar
 
 def measure() -> None:
     """Measure what is missing."""
-    kept = Kept("wide")
+    kept = Kept("lsh", "wide")
     for way in WAYS:
         kept.measure(way.name, partial(_measured, way))
 

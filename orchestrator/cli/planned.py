@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestrator.cli.reports import plain_table
 from orchestrator.evaluations import KeptEvaluation
-from orchestrator.plan import Bounds, Data, Estimate, Plan, Size, gains
+from orchestrator.plan import Bounds, Data, Estimate, Gain, Plan, Size
 from orchestrator.words import duration, plural, size
 
 _NO_MORE = 0.001
@@ -36,7 +36,9 @@ def told(
     return parts
 
 
-def growth(run: str, found: KeptEvaluation | None, hours: float | None) -> list[RenderableType]:
+def growth(
+    run: str, found: KeptEvaluation | None, continued: Sequence[Gain], hours: float | None
+) -> list[RenderableType]:
     """Return what more worlds would bring a run, for people."""
     lines = [] if hours is None else [f"a world took {duration(3600 * hours)} on average"]
     if found is None:
@@ -47,15 +49,15 @@ def growth(run: str, found: KeptEvaluation | None, hours: float | None) -> list[
     for heading in ("combiner", "metric", *(f"R={count}" for count in counts), f"R={2 * last}"):
         left = heading in ("combiner", "metric")
         table.add_column(heading, justify="left" if left else "right")
-    for gain in gains(found):
+    for gain in continued:
         points = [f"{100 * gain.curve[count]:.2f}" for count in counts]
         more = "" if gain.doubled is None else f"about {100 * gain.doubled:.2f}"
         table.add_row(gain.combiner, gain.metric, *points, more)
-    return [table, "\n".join([*lines, *_verdict(found, hours, last)])]
+    return [table, "\n".join([*lines, *_verdict(continued, hours, last)])]
 
 
-def _verdict(found: KeptEvaluation, hours: float | None, last: int) -> list[str]:
-    more = [(gain.doubled or 0) - gain.curve[last] for gain in gains(found) if gain.doubled]
+def _verdict(continued: Sequence[Gain], hours: float | None, last: int) -> list[str]:
+    more = [gain.doubled - gain.curve[last] for gain in continued if gain.doubled]
     if not more:
         return [
             "too few numbers of worlds to continue the curve: it takes R, R/2 and R/4; grow the run"

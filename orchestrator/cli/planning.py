@@ -21,7 +21,7 @@ from orchestrator.plan import (
     world_hours,
 )
 from orchestrator.plan import plan as make
-from orchestrator.schema import Layer, from_overrides
+from orchestrator.schema import Layer, dotted, from_overrides
 from workers.storage import Storage
 
 _CHOSEN = ("worlds", "partition.buckets")
@@ -65,7 +65,7 @@ def _of_settings(preset: str | None, arguments: Arguments) -> int:
         show([json.dumps(_plain(found), indent=2)])
         return 0
     draw(*told(found, data, given=given, target_hours=arguments.target_hours))
-    show(following([_training(preset, words, found.config, given)]))
+    show(following([_training(preset, words, found.config, keys)]))
     return 0
 
 
@@ -74,11 +74,12 @@ def _of_run(run: str, arguments: Arguments) -> int:
     kept = evaluations.kept(Storage(run))
     newest = kept[-1] if kept else None
     hours = world_hours(found.states)
+    continued = gains(newest) if newest else []
     if arguments.json:
-        curves = [asdict(gain) for gain in gains(newest)] if newest else []
+        curves = [asdict(gain) for gain in continued]
         show([json.dumps({"run": run, "world_hours": hours, "gains": curves}, indent=2)])
         return 0
-    draw(*growth(run, newest, hours))
+    draw(*growth(run, newest, continued, hours))
     if newest is None:
         held_out = found.config.data.validation or "HELD_OUT"
         show(following([["evaluate", run, f"data={held_out}"]]))
@@ -102,27 +103,21 @@ def _keys(preset: str | None, words: Sequence[str]) -> set[str]:
     layers = [from_overrides(words)]
     if preset and preset != "default":
         layers.append(Layer(preset, presets.read(preset)))
-    return {key for layer in layers for key in _dotted(layer.values)}
-
-
-def _dotted(values: Any, prefix: str = "") -> list[str]:
-    if not isinstance(values, dict):
-        return [prefix.rstrip(".")]
-    return [key for name, item in values.items() for key in _dotted(item, f"{prefix}{name}.")]
+    return {key for layer in layers for key, _ in dotted(layer.values)}
 
 
 def _training(
-    preset: str | None, words: Sequence[str], planned: RunConfig, given: Sequence[str]
+    preset: str | None, words: Sequence[str], planned: RunConfig, keys: set[str]
 ) -> list[str]:
     """Return the command that trains what was planned."""
-    values = {"worlds": planned.worlds, "partition.buckets": planned.partition.buckets}
-    chosen = [f"{key}={value}" for key, value in values.items() if key not in given]
-    places = [
-        f"{key}={example}"
-        for key, example in (("run", "runs/first"), ("data.train", "ROWS"))
-        if getattr(planned.data if "." in key else planned, key.rpartition(".")[2]) == _TOLD
-    ]
-    return ["train", *([preset] if preset else []), *places, *words, *chosen]
+    rest = {
+        "run": "runs/first",
+        "data.train": "ROWS",
+        "worlds": planned.worlds,
+        "partition.buckets": planned.partition.buckets,
+    }
+    places = [f"{key}={value}" for key, value in rest.items() if key not in keys]
+    return ["train", *([preset] if preset else []), *places, *words]
 
 
 def _plain(found: Plan) -> dict[str, Any]:

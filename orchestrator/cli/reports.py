@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
@@ -13,8 +13,8 @@ from rich.text import Text
 from orchestrator.api import Item, Log, RunStatus, RunSummary
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.plan import Size
-from orchestrator.state import Attempt, WorldState
-from orchestrator.words import duration, listed, plural, size
+from orchestrator.state import Attempt, WorldState, moment
+from orchestrator.words import duration, listed, percent, plural, size
 from workers.config import DataConfig
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def answer_lines(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _attempt_cells(state: WorldState, attempt: Attempt) -> list[str | Text]:
-    began, ended = _moment(attempt.started_at), _moment(attempt.ended_at)
+    began, ended = moment(attempt.started_at), moment(attempt.ended_at)
     took = duration((ended - began).total_seconds()) if began and ended else ""
     return [
         str(state.index),
@@ -252,17 +252,8 @@ def _attempt_cells(state: WorldState, attempt: Attempt) -> list[str | Text]:
     ]
 
 
-def _moment(text: str | None) -> datetime | None:
-    """Return an ISO 8601 time in UTC; None for none, and for what is no time."""
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found.astimezone(UTC) if found.tzinfo else None
-
-
-def _clock(moment: datetime | None, text: str | None) -> Text:
-    return Text(f"{moment:%Y-%m-%d %H:%M:%S}" if moment else text or "")
+def _clock(found: datetime | None, text: str | None) -> Text:
+    return Text(f"{found:%Y-%m-%d %H:%M:%S}" if found else text or "")
 
 
 def _by_k(title: str, metrics: Mapping[str, float]) -> Table:
@@ -273,7 +264,7 @@ def _by_k(title: str, metrics: Mapping[str, float]) -> Table:
     for heading in ("", *(f"@{k}" for k in ks)):
         result.add_column(heading, justify="right" if heading else "left")
     for kind in kinds:
-        result.add_row(kind, *(_percent(metrics.get(f"{kind}@{k}")) for k in ks))
+        result.add_row(kind, *(percent(metrics.get(f"{kind}@{k}")) for k in ks))
     return result
 
 
@@ -285,16 +276,12 @@ def _curve(found: Evaluation) -> Table:
     for heading in ("combiner", "worlds", *shown):
         result.add_column(heading, justify="left" if heading == "combiner" else "right")
     for (name, count), metrics in sorted(found.metrics.items()):
-        result.add_row(name, str(count), *(_percent(metrics.get(key)) for key in shown))
+        result.add_row(name, str(count), *(percent(metrics.get(key)) for key in shown))
     return result
 
 
 def _any(found: Evaluation) -> Mapping[str, float]:
     return next(iter(found.metrics.values()))
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f}"
 
 
 def plain_table(title: str) -> Table:

@@ -35,6 +35,7 @@ from orchestrator.executors.base import (
     Started,
 )
 from orchestrator.executors.memory import oom_kills
+from orchestrator.executors.room import Demand, Machine, demand_of
 from workers.config import WorldConfig
 from workers.errors import RunError
 from workers.storage import Storage
@@ -83,7 +84,7 @@ class RayExecutor:
         worlds: how many there are to train, to share a machine fairly.
         address: see `orchestrator.executors.cluster.connect`.
         gpus_per_world: below 1: a share of one GPU; `auto`: 1 where there are any.
-        cpus_per_world: `auto`: a fair share, see `cluster.demand_of`.
+        cpus_per_world: `auto`: a fair share, see `demand_of`.
         attempt: the function that trains; None: `workers.attempt.run_attempt`. Its module must
             be importable on all machines.
         local_resources: num_cpus and num_gpus of a new local cluster.
@@ -112,7 +113,7 @@ class RayExecutor:
         self._function = attempt
         self._count_kills = count_kills
         machines = list(cluster.machines().values())
-        self.demand = cluster.demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
+        self.demand = demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
         self._config = _fitted(config, self.demand)
         self._actor_class: Any = ray.remote(WorldActor)
         self._options = {
@@ -198,7 +199,7 @@ class RayExecutor:
         if self._connected:
             ray.shutdown()
 
-    def _staying(self) -> dict[str, cluster.Machine]:
+    def _staying(self) -> dict[str, Machine]:
         return {
             node: machine
             for node, machine in cluster.machines().items()
@@ -334,7 +335,7 @@ def _call(count_kills: CountKills) -> int | None:
     return count_kills()
 
 
-def _fitted(config: WorldConfig, demand: cluster.Demand) -> WorldConfig:
+def _fitted(config: WorldConfig, demand: Demand) -> WorldConfig:
     runtime = config.runtime
     if runtime.threads == 0:
         # Ray sets OMP_NUM_THREADS and pins no CPU: the count must be said.

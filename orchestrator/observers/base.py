@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from orchestrator.views import WorldView
 
 
+CURVES = ("loss", "bucket_accuracy", "rows_per_second")
+"""What of a `WorldView` is drawn over its steps."""
+
+
 class Observer(Protocol):
     """Is told how a run goes.
 

@@ -11,12 +11,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import schema
+from orchestrator.observers.base import CURVES
+
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
     from orchestrator.driving import RunSummary
     from orchestrator.views import WorldView
 
-_CURVES = ("loss", "bucket_accuracy", "rows_per_second")
 _LONGEST = 500
 """Characters of a value that MLflow takes."""
 
@@ -35,7 +37,8 @@ class MLflow:
         self._mlflow.start_run(
             run_name=run.run.rpartition("/")[2], tags={"manyworlds.run": run.run}
         )
-        settings = {"worlds": run.worlds, **dict(_flat(run.identity()))}
+        identity = {key: json.dumps(value) for key, value in schema.dotted(run.identity())}
+        settings = {"worlds": run.worlds, **identity}
         self._mlflow.log_params({key: str(value)[:_LONGEST] for key, value in settings.items()})
 
     def saw(self, views: Sequence[WorldView]) -> None:
@@ -44,7 +47,7 @@ class MLflow:
             if view.step is None or view.step == self._steps.get(view.world):
                 continue
             self._steps[view.world] = view.step
-            found = {name: getattr(view, name) for name in _CURVES}
+            found = {name: getattr(view, name) for name in CURVES}
             named = {f"{key}/world-{view.world:03d}": value for key, value in found.items()}
             known = {key: value for key, value in named.items() if value is not None}
             self._mlflow.log_metrics(known, step=view.step)
@@ -54,13 +57,3 @@ class MLflow:
         self._mlflow.log_metrics({"worlds_done": len(summary.done)})
         well = not summary.failed and summary.error is None
         self._mlflow.end_run("FINISHED" if well and not summary.pending else "FAILED")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((prefix + key, json.dumps(value)))
-    return found

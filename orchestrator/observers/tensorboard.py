@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.observers.base import CURVES
 from orchestrator.observers.beside import Warn
 from workers.errors import ConfigError
 from workers.storage import Storage
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from orchestrator.config import RunConfig
     from orchestrator.driving import RunSummary
     from orchestrator.views import WorldView
-
-_CURVES = ("loss", "bucket_accuracy", "rows_per_second")
 
 
 def folder_for(config: RunConfig, warn: Warn) -> str | None:
@@ -82,7 +81,7 @@ class TensorBoard:
 
     def _write(self, view: WorldView, step: int) -> None:
         writer = self._writer(view, step)
-        for name in _CURVES:
+        for name in CURVES:
             if (value := getattr(view, name)) is not None:
                 writer.add_scalar(name, value, step)
         self._told[view.world] = view.attempts, step

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from orchestrator.config import RunConfig
+from orchestrator.executors.room import Machine, demand_of
 from workers.config import WorldConfig
 from workers.errors import ManyworldsError, RunError
 from workers.world import Stopped, World
@@ -93,8 +94,6 @@ def room_here(config: RunConfig) -> tuple[int, int]:
     """
     if config.cluster.address == "none":
         return 1, config.runtime.threads
-    from orchestrator.executors.cluster import Machine, demand_of
-
     machine = Machine(
         cpus=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         gpus=torch.cuda.device_count() if config.runtime.device != "cpu" else 0,

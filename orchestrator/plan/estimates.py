@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.config import RunConfig
+from orchestrator.executors.room import Machine, demand_of
 from orchestrator.plan.calibration import Pace
 from orchestrator.plan.machines import MachineType
 from orchestrator.plan.roofline import work_of
@@ -18,7 +19,6 @@ LIBRARIES = 500_000_000
 """Bytes of Python and its libraries, of each world."""
 _MEMORY_SHARE = 0.9
 """Of a device's memory that worlds may take."""
-_CPUS_A_WORLD = 4
 _FORWARD_SHARE = 1 / 3
 """Of a training step's products that answers take."""
 
@@ -137,8 +137,9 @@ def _as_there(config: RunConfig, machine: MachineType) -> RunConfig:
 
 
 def _worlds_on(machine: MachineType, worlds: int) -> int:
-    room = machine.gpus or max(2, machine.cpus // _CPUS_A_WORLD)
-    return max(1, min(worlds, room))
+    offered = Machine(cpus=machine.cpus, gpus=machine.gpus)
+    demand = demand_of(worlds, [offered], gpus="auto", cpus="auto")
+    return max(1, min(worlds, offered.room(demand)))
 
 
 def _trouble(size: Size, machine: MachineType, each: int) -> str:

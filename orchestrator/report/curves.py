@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.run import Run
 from workers.errors import StorageError, StorageUnreachable
+from workers.storage import is_number
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +23,6 @@ _MOST_FILES = 20_000
 _FEWEST_FILES = 20
 """That are read of each attempt all the same."""
 _LARGEST_FILE = 16 << 20
-_LARGEST = 1e300
 _AT_ONCE = 16
 """Files that are asked for together: object stores answer late."""
 _NUMBERS = ("step", "seconds", "rows_per_second", "loss")
@@ -171,8 +171,4 @@ def _is_report(values: Any) -> bool:
         return False
     accuracy = values.get("bucket_accuracy")
     needed = [values.get(name) for name in _NUMBERS]
-    return all(map(_is_number, needed if accuracy is None else [*needed, accuracy]))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= _LARGEST
+    return all(map(is_number, needed if accuracy is None else [*needed, accuracy]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from importlib import resources
 from statistics import median
 from string import Template
@@ -13,6 +13,7 @@ from string import Template
 from orchestrator.report import charts, figures, tables
 from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, tag
+from orchestrator.state import moment
 from orchestrator.words import duration, listed, plural
 
 _MOST_DAMAGE = 10
@@ -227,10 +228,8 @@ def _side_by_side(drawn: Sequence[Html]) -> Html:
 
 
 def _day(text: str) -> str:
-    try:
-        return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except (ValueError, OverflowError):
-        return text
+    found = moment(text)
+    return f"{found:%Y-%m-%d %H:%M} UTC" if found else text
 
 
 def _beside(name: str) -> str:

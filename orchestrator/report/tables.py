@@ -13,7 +13,7 @@ from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, table, tag
 from orchestrator.report.times import Span
 from orchestrator.state import WorldState
-from orchestrator.words import duration, plural
+from orchestrator.words import duration, percent, plural
 from workers.config import DataConfig
 
 SLOWEST = 10
@@ -104,7 +104,7 @@ def metrics(measured: Measured) -> Html:
     """Return every metric of all worlds, by combiner."""
     whole = {combiner: measured.whole(combiner) for combiner in measured.combiners}
     names = list(dict.fromkeys(name for _, found in whole.values() for name in found))
-    rows = [(name, *(_percent(found.get(name)) for _, found in whole.values())) for name in names]
+    rows = [(name, *(percent(found.get(name)) for _, found in whole.values())) for name in names]
     headings = ["in %", *(f"{one}, R = {worlds}" for one, (worlds, _) in whole.items())]
     return folded(
         f"All {plural(len(names), 'metric')}",
@@ -278,7 +278,3 @@ def _step(step: int | None, steps: int | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f}"

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from orchestrator.report.curves import Floats, Told
-from orchestrator.state import Attempt, WorldState
+from orchestrator.state import Attempt, WorldState, moment
 
 RUNNING, CUT_OFF = "running", "cut off"
 """What stands in the place of a cause where an attempt has none: its driver is there, or gone."""
@@ -77,7 +77,7 @@ def timeline(
     for state in states:
         for attempt in state.attempts:
             end = _end(attempt, now, driven, last.get((state.index, attempt.name), 0.0))
-            if (began := _moment(attempt.started_at)) is None or end is None:
+            if (began := _seconds(attempt.started_at)) is None or end is None:
                 undated += 1
                 continue
             dated.append((state, attempt, began, max(began, end)))
@@ -164,10 +164,10 @@ def _joined(dated: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _end(attempt: Attempt, now: datetime, driven: bool, told: float) -> float | None:
     if attempt.ended_at is not None:
-        return _moment(attempt.ended_at)
+        return _seconds(attempt.ended_at)
     if driven:
         return now.timestamp()
-    began = _moment(attempt.started_at)
+    began = _seconds(attempt.started_at)
     return None if began is None else began + told
 
 
@@ -177,11 +177,6 @@ def _cause(attempt: Attempt, driven: bool) -> str:
     return attempt.cause.replace("_", " ")
 
 
-def _moment(text: str) -> float | None:
-    """Return an ISO 8601 time in seconds since 1970; None for what is no such time."""
-    try:
-        found = datetime.fromisoformat(text)
-        # Of the years that there are in UTC too.
-        return found.astimezone(UTC).timestamp() if found.tzinfo else None
-    except (ValueError, OverflowError):
-        return None
+def _seconds(text: str) -> float | None:
+    """Return a time in seconds since 1970; None for what is none."""
+    return found.timestamp() if (found := moment(text)) else None

@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 import ray
 
-from orchestrator.executors.cluster import Demand, Machine, connect, demand_of
+from orchestrator.executors.cluster import connect
+from orchestrator.executors.room import Demand, Machine, demand_of
 from workers.errors import RunError
 
 

@@ -15,9 +15,32 @@ from orchestrator import api
 from orchestrator.config import RunConfig, load
 from orchestrator.run import Run
 from orchestrator.state import Attempt, Cause
+from orchestrator.views import WorldView
 from workers.storage import RunPaths, Storage
 
 CLASSES = 64
+RUNNING = WorldView(
+    world=3,
+    state="running",
+    attempts=2,
+    cause="preempted at 12:03",
+    step=1200,
+    steps=9000,
+    rows_per_second=52_345.6,
+    loss=3.2149,
+    bucket_accuracy=0.4711,
+    seconds_left=150.0,
+)
+PROGRESS = {
+    "step": 30,
+    "steps": 40,
+    "epoch": 1,
+    "loss": 1.5,
+    "rows_per_second": 100.0,
+    "seconds": 6.0,
+    "bucket_accuracy": None,
+}
+"""What an attempt's progress.json holds."""
 
 
 def searches(rows: int, seed: int = 0) -> pa.Table:

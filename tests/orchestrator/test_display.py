@@ -18,19 +18,7 @@ from orchestrator.display import (
     line,
 )
 from orchestrator.views import WorldView
-
-RUNNING = WorldView(
-    world=3,
-    state="running",
-    attempts=2,
-    cause="preempted at 12:03",
-    step=1200,
-    steps=9000,
-    rows_per_second=52_345.6,
-    loss=3.2149,
-    bucket_accuracy=0.4711,
-    seconds_left=150.0,
-)
+from tests.orchestrator.builders import RUNNING
 
 
 class Clock:

@@ -14,20 +14,10 @@ from orchestrator.lease import Lease, owner_of
 from orchestrator.run import Run
 from orchestrator.state import WorldState
 from orchestrator.views import WorldView
-from tests.orchestrator.builders import attempt, begun
+from tests.orchestrator.builders import PROGRESS, attempt, begun
 from tests.orchestrator.command import manyworlds
 from workers.errors import RunError, StorageError
 from workers.storage import RunPaths
-
-PROGRESS = {
-    "step": 30,
-    "steps": 40,
-    "epoch": 1,
-    "loss": 1.5,
-    "rows_per_second": 100.0,
-    "seconds": 6.0,
-    "bucket_accuracy": None,
-}
 
 
 @pytest.fixture

@@ -10,23 +10,9 @@ from rich.console import Console
 
 from orchestrator.display import table
 from orchestrator.views import WorldView
+from tests.orchestrator import builders
 
-RUNNING = WorldView(
-    world=3,
-    state="running",
-    attempts=2,
-    cause="preempted at 12:03",
-    device="H200",
-    node="gpu-7",
-    epoch=1,
-    epochs=3,
-    step=1200,
-    steps=9000,
-    rows_per_second=52_345.6,
-    loss=3.2149,
-    bucket_accuracy=0.4711,
-    seconds_left=150.0,
-)
+RUNNING = replace(builders.RUNNING, device="H200", node="gpu-7", epoch=1, epochs=3)
 WELL = replace(RUNNING, attempts=1, cause="")
 FAILED = replace(RUNNING, state="failed", ended="error", ends=3, cause="error: expected a number")
 HEADINGS = [

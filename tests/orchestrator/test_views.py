@@ -13,20 +13,12 @@ from orchestrator.lease import Lease
 from orchestrator.run import Run
 from orchestrator.state import WorldState
 from orchestrator.views import WorldView, of_driver
+from tests.orchestrator import builders
 from tests.orchestrator.builders import attempt, begun, run_config, trained
 from workers.config import TrainingConfig
 from workers.errors import StorageError
 
-PROGRESS = {
-    "step": 30,
-    "steps": 40,
-    "epoch": 1,
-    "loss": 1.5,
-    "rows_per_second": 100.0,
-    "seconds": 6.0,
-    "bucket_accuracy": None,
-    "device": "cuda NVIDIA H200 bf16",
-}
+PROGRESS = {**builders.PROGRESS, "device": "cuda NVIDIA H200 bf16"}
 
 
 def told(state: str, **values: Any) -> WorldView:

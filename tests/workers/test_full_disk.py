@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.small_disk import on_small_disk
 from workers.errors import StorageError, StorageFull
 from workers.storage import Storage
 
@@ -48,20 +47,7 @@ def disk(tmp_path: Path) -> Storage:
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
-    inside = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh"]
-    try:
-        probe = subprocess.run([*command, str(tmp_path), "true", ""], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("needs unshare")
-    if probe.returncode:
-        pytest.skip("needs the right to mount a tmpfs in a namespace of its own")
-    ended = subprocess.run(
-        [*command, str(tmp_path), sys.executable, SMALL_DISK],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-    )
+    ended = on_small_disk(SMALL_DISK, tmp_path)
     assert ended.stdout == "as expected\n", ended.stderr
 
 

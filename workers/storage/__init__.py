@@ -8,7 +8,7 @@ is tried again. What is committed is verified when it is read.
 """
 
 from workers.storage.files import Source, Storage
-from workers.storage.formats import COMMIT, FileEntry, Manifest, from_json, to_json
+from workers.storage.formats import COMMIT, FileEntry, Manifest, from_json, is_number, to_json
 from workers.storage.paths import Checkpoint, RunPaths
 from workers.storage.retrying import Retries
 
@@ -22,5 +22,6 @@ __all__ = [
     "Source",
     "Storage",
     "from_json",
+    "is_number",
     "to_json",
 ]

@@ -17,6 +17,7 @@ COMMIT_SCHEMA = 1
 LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read: parsed, it takes many times as much memory."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_NUMBER = 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ def to_json(values: Mapping[str, Any], *, schema: int = 1) -> bytes:
     assert not {"schema", "sha256"} & values.keys(), "these keys are taken"
     whole = {"schema": schema, "sha256": content_sha256(values), **values}
     return json.dumps(whole, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a file is a number that can be reckoned with."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST_NUMBER
 
 
 def content_sha256(values: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import pytest
 from orchestrator.prepare import PrepareConfig
 from tests.orchestrator.command import manyworlds
 from tests.orchestrator.prepare.test_prepare import bytes_of, job, prepare, raw_rows, write
+from tests.small_disk import on_small_disk
 from workers.errors import DataError, StorageFull
 from workers.storage import Storage
 
@@ -150,20 +151,7 @@ def test_a_real_disk_that_fills(tmp_path: Path) -> None:
     write(tmp_path / "raw", raw_rows(200))
     prepare(job(tmp_path, "whole"))
     (tmp_path / "disk").mkdir()
-    inside = 'mount -t tmpfs -o size=1m tmpfs "$1/disk" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh"]
-    try:
-        probe = subprocess.run([*command, str(tmp_path), "true", ""], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("needs unshare")
-    if probe.returncode:
-        pytest.skip("needs the right to mount a tmpfs in a namespace of its own")
-    ended = subprocess.run(
-        [*command, str(tmp_path), sys.executable, SMALL_DISK],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    ended = on_small_disk(SMALL_DISK, tmp_path, disk="disk")
     assert ended.stdout == "as expected\n", ended.stderr
 
 
