@@ -172,8 +172,9 @@ def quality_table() -> list[str]:
         " training rows have, a set may have more. The last column is how far the means"
         " are from the set's own, in standard errors of the difference, of the metric that is"
         " farther. Shards that are the same to the last byte are trained on once. Ties go to the"
-        " lower id: two worlds of 40 buckets leave many on bibtex, and the names of its XMC file,"
-        " which are numbers, put other classes first.",
+        " lower id, and two worlds of 40 buckets leave many on bibtex: the names of its XMC file,"
+        " which are numbers, put other classes first. Whether that is all of its difference was not"
+        " checked.",
         "",
         *markdown(("set", "from", "rows", "K", "test rows", "seeds", "P@1", "R@10", "apart"), rows),
         "",
