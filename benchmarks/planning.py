@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,7 @@ def measured(config: RunConfig) -> dict[str, Any]:
         "planned memory": told.size.memory.total,
         "ensemble": ensemble,
         "planned ensemble": told.size.ensemble_bytes,
-        "pace": {
-            "worlds side by side": told.estimates[0].at_once,
-            "step, ms": round(1000 * told.pace.step_seconds, 2) if told.pace else None,
-            "start, s": round(told.pace.start_seconds, 1) if told.pace else None,
-        },
+        "paces": [asdict(pace) for pace in told.paces],
     }
 
 

@@ -119,7 +119,7 @@ class Checkpoints:
         Raises:
             Exception: what nobody foresaw when the last one was written.
         """
-        if self._writing and not self._writing.done():
+        if self.busy:
             return False
         self.wait()
         self._writing = start(
@@ -127,6 +127,11 @@ class Checkpoints:
             "manyworlds-checkpoint",
         )
         return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
         """Return when nothing is being written; raises as `offer`."""

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestrator.cli.reports import plain_table
 from orchestrator.evaluations import KeptEvaluation
-from orchestrator.plan import Bounds, Data, Estimate, Gain, Plan, Size
+from orchestrator.plan import Bounds, Data, Estimate, Gain, Pace, Plan, Size
 from orchestrator.words import duration, plural, size
 
 _NO_MORE = 0.001
@@ -94,17 +94,16 @@ def _job(plan: Plan, data: Data, given: Sequence[str]) -> list[str]:
         ("a world", _world(one)),
         ("ensemble", f"{size(one.ensemble_bytes)} ({one.parameters * one.worlds:,} parameters)"),
     ]
-    if plan.pace:
-        pace = plan.pace
-        beside = "" if pace.at_once == 1 else f", {pace.at_once} worlds side by side"
-        rows.append(
-            (
-                "pace here",
-                f"{1000 * pace.step_seconds:,.1f} ms a step of {config.training.batch_size:,} rows"
-                f"{beside}; a world starts in {pace.start_seconds:.0f} s",
-            )
-        )
+    rows += [("pace here", _pace(pace, config.training.batch_size)) for pace in plan.paces]
     return [f"{name:11}{text}" for name, text in rows]
+
+
+def _pace(pace: Pace, batch_size: int) -> str:
+    beside = "one world" if pace.at_once == 1 else f"{pace.at_once} worlds side by side"
+    return (
+        f"{beside}: {1000 * pace.step_seconds:,.1f} ms a step of {batch_size:,} rows, started in"
+        f" {duration(pace.start_seconds)}, written in {duration(pace.write_seconds)}"
+    )
 
 
 def _world(one: Size) -> str:
@@ -179,7 +178,7 @@ def _notes(plan: Plan) -> list[str]:
         " prices from conf/machines.yaml, or your own: --machines FILE.",
         *(
             []
-            if plan.pace
+            if plan.paces
             else ["Nothing was measured here: with data.train=, the pace of this machine is."]
         ),
     ]

@@ -27,6 +27,8 @@ from workers.storage import Storage
 _CHOSEN = ("worlds", "partition.buckets")
 _TOLD = "told"
 """Stands for training data that is not there yet."""
+_FIRST = "runs/first"
+"""The run, where none is named."""
 
 
 def plan(arguments: Arguments) -> int:
@@ -90,7 +92,7 @@ def _of_run(run: str, arguments: Arguments) -> int:
 
 def _placeholders(keys: set[str], arguments: Arguments) -> list[str]:
     """Return settings for what the user need not say: the plan chooses it, or does without."""
-    values = {"run": _TOLD, "partition.buckets": "2"}
+    values = {"run": _FIRST, "partition.buckets": "2"}
     if arguments.rows:
         values |= {"data.train": _TOLD}
         if not keys & {"data.text", "data.indices", "data.dense"}:
@@ -111,7 +113,7 @@ def _training(
 ) -> list[str]:
     """Return the command that trains what was planned."""
     rest = {
-        "run": "runs/first",
+        "run": _FIRST,
         "data.train": "ROWS",
         "worlds": planned.worlds,
         "partition.buckets": planned.partition.buckets,

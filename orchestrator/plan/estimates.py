@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +16,8 @@ from orchestrator.plan.size import Data, Size, size_of
 
 START_SECONDS = 30.0
 """Of a world on a machine that nobody measured: a process, its libraries, the first rows."""
+RAY_SECONDS = 5.0
+"""Until Ray has started its first actor."""
 LIBRARIES = 500_000_000
 """Bytes of Python and its libraries, of each world."""
 _MEMORY_SHARE = 0.9
@@ -81,21 +84,40 @@ def machines_for(
     return on_machines(config, data, machine, math.ceil(slots / one.at_once))
 
 
-def here(config: RunConfig, size: Size, pace: Pace) -> Estimate:
-    """Return what a run takes on this machine, by its measured pace."""
-    seconds = world_seconds(config, size, start=pace.start_seconds, step=pace.step_seconds)
-    turns = math.ceil(config.worlds / pace.at_once)
+def here(config: RunConfig, size: Size, paces: Sequence[Pace]) -> Estimate:
+    """Return what a run takes on this machine, as measured.
+
+    Worlds train in turns; the last turn may be of fewer worlds, which then have more of the
+    machine. The merge copies every world's weights, one after the other.
+
+    Args:
+        config: of the run.
+        size: of the run.
+        paces: of a full turn, and of the last one if it is not full.
+    """
+    each = [_measured_seconds(config, size, pace) for pace in paces]
+    full = paces[0]
+    turns = (config.worlds // full.at_once) * each[0] + sum(each[1:])
+    ray = 0.0 if config.cluster.address == "none" else RAY_SECONDS
+    merge = config.worlds * full.write_seconds
     return Estimate(
         machine="this machine",
         machines=1,
         trouble="",
-        at_once=pace.at_once,
-        world_hours=seconds / 3600,
-        hours=turns * seconds / 3600,
+        at_once=full.at_once,
+        world_hours=each[0] / 3600,
+        hours=(ray + turns + merge) / 3600,
         on_demand=0.0,
         spot=None,
         source="measured",
     )
+
+
+def _measured_seconds(config: RunConfig, size: Size, pace: Pace) -> float:
+    """Return the seconds of one world, its checkpoints and its final weights among them."""
+    checkpoints = (size.steps - 1) // config.runtime.checkpoint_steps
+    written = checkpoints * pace.lost_seconds + pace.write_seconds
+    return written + world_seconds(config, size, start=pace.start_seconds, step=pace.step_seconds)
 
 
 def one_vs_all(config: RunConfig, data: Data, machine: MachineType) -> Estimate:

@@ -26,8 +26,9 @@ class Plan:
     offered: tuple[Bounds, ...]
     """The same K with other numbers of buckets, and the worlds that keep the bounds then."""
     size: Size
-    pace: Pace | None
-    """Measured here; None: nothing was."""
+    paces: tuple[Pace, ...]
+    """Measured here: of as many worlds as train at once, and of those of the last turn if they
+    are fewer; empty: nothing was."""
     estimates: tuple[Estimate, ...]
     """This machine first, if its pace was measured, then the types of machines."""
     whole: Size
@@ -78,10 +79,7 @@ def plan(
     chosen = bound(buckets, config.worlds if "worlds" in given else None)
     config = _with(config, chosen.buckets, chosen.worlds)
     size = size_of(config, data)
-    pace = None
-    if seconds:
-        at_once, threads = room_here(config)
-        pace = calibrate(config, at_once=at_once, threads=threads, seconds=seconds)
+    paces = _paces(config, seconds) if seconds else ()
     whole = _with(config, classes, 1)
     others = sorted({min(classes, max(2, round(buckets * times))) for times in _OFFERED})
     return Plan(
@@ -89,13 +87,21 @@ def plan(
         chosen=chosen,
         offered=tuple(bound(other, None) for other in others),
         size=size,
-        pace=pace,
+        paces=paces,
         estimates=(
-            *([here(config, size, pace)] if pace else []),
+            *([here(config, size, paces)] if paces else []),
             *_estimates(config, data, machines, target_hours),
         ),
         whole=size_of(whole, data),
         whole_estimates=tuple(one_vs_all(whole, data, machine) for machine in machines),
+    )
+
+
+def _paces(config: RunConfig, seconds: float) -> tuple[Pace, ...]:
+    at_once, threads = room_here(config)
+    turns = [at_once] + ([rest] if (rest := config.worlds % at_once) else [])
+    return tuple(
+        calibrate(config, at_once=worlds, threads=threads, seconds=seconds) for worlds in turns
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig, load
+from orchestrator.config import RunConfig, load, override
 from orchestrator.plan import (
     Data,
     MachineType,
@@ -20,6 +20,7 @@ from orchestrator.plan import (
     read_machines,
     size_of,
 )
+from orchestrator.plan.estimates import RAY_SECONDS
 from workers.errors import ConfigError
 
 DATA = Data.told(1_000_000, 30)
@@ -95,19 +96,49 @@ def test_no_number_of_machines_makes_a_world_faster() -> None:
     assert machines_for(config(), DATA, GPUS, 0.9 * hours) is None
 
 
-def test_a_measured_pace_gives_the_hours() -> None:
-    wanted = config("worlds=5")
-    size = size_of(wanted, DATA, on_gpu=False)
-    pace = Pace(at_once=2, threads=1, start_seconds=10.0, step_seconds=0.5)
-    found = here(wanted, size, pace)
+def pace(*, at_once: int, **seconds: float) -> Pace:
+    """Return a pace that takes no seconds but those that are told."""
+    kinds = ("start_seconds", "step_seconds", "lost_seconds", "write_seconds")
+    return Pace(at_once=at_once, threads=1, **{**dict.fromkeys(kinds, 0.0), **seconds})
+
+
+def hours_of(wanted: RunConfig, *paces: Pace) -> float:
+    """Return what is planned here without Ray."""
+    wanted = override(wanted, ["cluster.address=none"])
+    found = here(wanted, size_of(wanted, DATA, on_gpu=False), paces)
     assert found.source == "measured"
-    assert found.hours == pytest.approx(3 * (10 + 0.5 * size.steps) / 3600)
+    return found.hours
+
+
+def test_a_measured_pace_gives_the_hours() -> None:
+    wanted = config("worlds=4")
+    steps = size_of(wanted, DATA, on_gpu=False).steps
+    two = pace(at_once=2, start_seconds=10.0, step_seconds=0.5)
+    assert hours_of(wanted, two) == pytest.approx(2 * (10 + 0.5 * steps) / 3600)
+
+
+def test_the_worlds_of_the_last_turn_have_a_pace_of_their_own() -> None:
+    steps = size_of(config(), DATA, on_gpu=False).steps
+    two, one = pace(at_once=2, step_seconds=0.5), pace(at_once=1, step_seconds=0.3)
+    found = hours_of(config("worlds=5"), two, one)
+    assert found == pytest.approx((2 * 0.5 + 0.3) * steps / 3600)
+
+
+def test_checkpoints_and_weights_and_the_merge_take_time_too() -> None:
+    steps = size_of(config(), DATA, on_gpu=False).steps
+    wanted = config("worlds=4", f"runtime.checkpoint_steps={(steps - 1) // 3}")
+    writing = pace(at_once=2, lost_seconds=1.0, write_seconds=5.0)
+    assert hours_of(wanted, writing) == pytest.approx((2 * (3 * 1 + 5) + 4 * 5) / 3600)
+
+
+def test_ray_takes_time_to_start() -> None:
+    size = size_of(config(), DATA, on_gpu=False)
+    assert here(config(), size, [pace(at_once=1)]).hours == pytest.approx(RAY_SECONDS / 3600)
 
 
 def test_answers_after_every_epoch_take_time_too() -> None:
-    pace = Pace(at_once=1, threads=1, start_seconds=0.0, step_seconds=1.0)
-    plain, looking = config(), config("data.validation=v")
-    hours = [here(item, size_of(item, DATA), pace).hours for item in (plain, looking)]
+    each = pace(at_once=1, step_seconds=1.0)
+    hours = [hours_of(item, each) for item in (config(), config("data.validation=v"))]
     assert hours[0] < hours[1] < 1.1 * hours[0]
 
 
