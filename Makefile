@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak hostile lint format clean distclean
+.PHONY: help demo test chaos soak hostile lint format screenshots clean distclean
 .PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
 .PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning bench-prepare
 
@@ -87,6 +87,9 @@ bench-prepare: .venv/.stamp ## Measure quality, pace and memory of prepare; resu
 
 bench-checkpointing: .venv/.stamp ## Time what checkpoints cost a step, and what they save
 	@.venv/bin/python -m benchmarks.checkpointing
+
+screenshots: .venv/.stamp ## Train, and take the pictures of the README in Chromium; five minutes
+	@.venv/bin/python -m benchmarks.screenshots
 
 clean: ## Remove builds and caches
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

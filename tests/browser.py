@@ -188,9 +188,13 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def screenshot(self, path: Path) -> None:
-        """Write a PNG of the whole page, beyond the window too."""
-        found = self.call("Page.captureScreenshot", {"captureBeyondViewport": True})
+    def screenshot(self, path: Path, *, height: float | None = None) -> None:
+        """Write a PNG of the page, beyond the window too; of all of it, or its first pixels."""
+        asked: dict[str, Any] = {"captureBeyondViewport": True}
+        if height is not None:
+            width = self.evaluate("innerWidth")
+            asked["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        found = self.call("Page.captureScreenshot", asked)
         path.write_bytes(base64.b64decode(found["data"]))
 
 

@@ -48,20 +48,20 @@ class Pace:
     lost_seconds: float
     """That a checkpoint takes from the training, which goes on beside it."""
     write_seconds: float
-    """From the beginning of a checkpoint until it is committed."""
+    """Of a checkpoint when the training is over."""
 
 
 def calibrate(config: RunConfig, *, at_once: int, threads: int, seconds: float) -> Pace:
     """Train the first worlds of a run for some seconds, side by side, and return their pace.
 
-    Then each writes one checkpoint, where the run would, and trains on beside that. Nothing of
-    it is kept.
+    Then each writes a checkpoint, where the run would, and trains on beside that, and a last one
+    when it trains no more. Nothing of it is kept.
 
     Args:
         config: of the run.
         at_once: how many worlds.
         threads: of each; 0: one for each CPU.
-        seconds: for how long, without their start and their checkpoint.
+        seconds: for how long, without their start and their checkpoints.
 
     Raises:
         ManyworldsError: what ends a world at its start, such as data that cannot be trained on.
@@ -128,7 +128,9 @@ class _Times(NamedTuple):
     step: float
     """Seconds; these and those that follow."""
     lost: float
+    """To a checkpoint that was written beside steps."""
     write: float
+    """Of one that was not."""
 
 
 @contextmanager
@@ -185,6 +187,10 @@ def _train(
             with suppress(Stopped):
                 world.train(stop=pace)
             times = pace.result(checkpoints.wait)
+            if pace.beside:
+                began = time.monotonic()
+                checkpoints.last(world)
+                times = times._replace(write=time.monotonic() - began)
             if checkpoints.trouble:
                 raise StorageError(checkpoints.trouble)
     except ManyworldsError as error:
@@ -223,11 +229,12 @@ class _Stopwatch:
         self._warm = 0
         self._began: float | None = None
         self._written: float | None = None
-        self._beside = 0
+        self.beside = 0
+        """Steps that were made while the checkpoint was written."""
 
     def __call__(self) -> bool:
         if self._began is not None:
-            self._beside += 1
+            self.beside += 1
             if not self._busy():
                 self._written = self._clock()
             return self._written is not None
@@ -243,7 +250,7 @@ class _Stopwatch:
         return False
 
     def result(self, wait: Callable[[], object]) -> _Times:
-        """Return what was noted.
+        """Return what was noted; `write` is of the checkpoint that was written beside steps.
 
         Args:
             wait: returns when nothing is being written.
@@ -257,7 +264,7 @@ class _Stopwatch:
         step = (times[-1] - times[0]) / max(1, len(times) - 1)
         write = self._written - (self._began or 0.0)
         first = self._times[min(1, len(self._times) - 1)]
-        return _Times(first, step, max(0.0, write - self._beside * step), write)
+        return _Times(first, step, max(0.0, write - self.beside * step), write)
 
     def _write(self) -> None:
         self._began = self._clock()
