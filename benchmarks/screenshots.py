@@ -4,7 +4,8 @@
 
 Trains eight worlds of a generated product search on a local Ray cluster, while somebody kills one
 of their processes now and then, measures the ensemble, writes its report, and takes the pictures
-in Chromium. Writes docs/images/live.png and report.png, its first half; QUICK=1 only shows that it runs.
+in Chromium. Writes docs/images/live.png and report.png, its first half; QUICK=1 only shows that it
+runs.
 """
 
 from __future__ import annotations
