@@ -9,13 +9,17 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import Ensemble, api
+from orchestrator import Ensemble, api, evaluations
 from orchestrator.cli import reports
 from orchestrator.config import RunConfig
-from orchestrator.ensemble import evaluate
+from orchestrator.ensemble import Evaluation, evaluate
+from orchestrator.plan import gains
+from orchestrator.report.facts import gather
+from orchestrator.report.page import page
 from tests.orchestrator.builders import named_classes, run_config, searches, trained, write
 from tests.orchestrator.hostile import Case, Generator, hash_of
 from workers.attempt import run_attempt
@@ -62,6 +66,7 @@ class Subject:
             "runtime.report_steps=8",
         )
         self.run = trained(self.config)
+        evaluations.keep(str(self.run), _measured(self), held_out)
         (folder / "outside").mkdir()
         (folder / "outside" / "secret").write_text("untouched")
         self._drive_once()
@@ -166,7 +171,9 @@ def doors(path: str) -> list[str]:
     """Return the doors behind which a file is read."""
     name = path.rpartition("/")[2]
     if path.startswith("ensembles/"):
-        return ["predict", "alone", "evaluate", "status", "clean"]
+        return ["predict", "alone", "evaluate", "status", "clean", "report"]
+    if path.startswith("evaluations/"):
+        return ["report", "plan", "status"]
     if "/checkpoints/" in path:
         return ["attempt", "clean", "status"]
     if "/final/" in path:
@@ -174,13 +181,14 @@ def doors(path: str) -> list[str]:
     if name == "dataset.json":
         return ["resume", "attempt", "status", "merge"]
     if path.startswith("worlds/"):
-        return ["status", "logs", "clean", "merge", *(["resume"] if name == "state.json" else [])]
-    return ["status", "logs", "clean", "merge", "resume"]
+        more = ["resume"] if name == "state.json" else []
+        return ["status", "report", "logs", "clean", "merge", *more]
+    return ["status", "report", "logs", "clean", "merge", "resume"]
 
 
 def _may_differ(case: Case, door: str) -> bool:
     """Return whether a door may give another answer: nothing vouches for what it shows."""
-    if (door, case.path.rpartition("/")[2]) in TOLD:
+    if (door, case.path.rpartition("/")[2]) in TOLD or (door == "report" and "/metrics/" in case.path):
         return True
     # The name of an ensemble's folder vouches for its manifest, and that for the weights;
     # the receipts vouch for the identity.
@@ -284,10 +292,24 @@ def _alone(subject: Subject) -> Any:
     return {"ids": found.ids.tolist(), "scores": found.scores.tolist(), "names": found.names}
 
 
-def _evaluate(subject: Subject) -> Any:
+def _measured(subject: Subject) -> Evaluation:
     ensemble = Ensemble.load(str(subject.run), verify="full", threads=1)
-    found = evaluate(ensemble, subject.held_out, ks=(1, 5))
-    return {str(key): dict(values) for key, values in found.metrics.items()}
+    return evaluate(ensemble, subject.held_out, ks=(1, 5))
+
+
+def _evaluate(subject: Subject) -> Any:
+    return {str(key): dict(values) for key, values in _measured(subject).metrics.items()}
+
+
+def _report(subject: Subject) -> Any:
+    made = page(gather(str(subject.run), datetime(2026, 1, 1, tzinfo=UTC)))
+    # Whatever files hold is shown as text: no tag of theirs gets into the page.
+    assert "<script" not in made
+    return made.splitlines()
+
+
+def _plan(subject: Subject) -> Any:
+    return [asdict(gain) for gain in gains(evaluations.kept(Storage(str(subject.run)))[-1])]
 
 
 DOORS: dict[str, Callable[[Subject], Any]] = {
@@ -300,8 +322,13 @@ DOORS: dict[str, Callable[[Subject], Any]] = {
     "predict": _predict,
     "alone": _alone,
     "evaluate": _evaluate,
+    "report": _report,
+    "plan": _plan,
 }
-TOLD = {("logs", "log.txt"), ("status", "progress.json"), ("status", "stop.json")}
+TOLD = {
+    ("logs", "log.txt"),
+    *((door, name) for door in ("status", "report") for name in ("progress.json", "stop.json")),
+}
 """What is for people alone, and a request that asks for nothing if it cannot be read."""
 VOUCHED: dict[str, tuple[str, ...]] = {
     "predict": ("manifest.json", ".safetensors"),

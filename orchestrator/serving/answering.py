@@ -1,0 +1,267 @@
+"""Answers of the ensemble that is served at the moment, and how its worlds came to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.ensemble.artefact import served
+from orchestrator.ensemble.ensemble import MODES, Ensemble
+from workers.errors import ConfigError, DataError, ManyworldsError
+from workers.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How queries are to be answered; those of the same way are answered together."""
+
+    k: int
+    combiner: str | None = None
+    """None: the ensemble's own."""
+    mode: str = "exact"
+    worlds: int | None = None
+    """None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What an ensemble answered to some queries."""
+
+    ensemble: str
+    """Its digest."""
+    rows: list[list[dict[str, Any]]]
+    """For each query its classes, best first, as `id`, `name` and `score`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one world says of a class for a query."""
+
+    world: int
+    bucket: int
+    """That the class is in."""
+    probability: float
+    """Of that bucket."""
+    rank: int
+    """Of that bucket among the world's B, from 1; as good ones share the better rank."""
+    sharing: int
+    """Classes of that bucket, this one among them."""
+    neighbours: list[dict[str, Any]]
+    """Some others of that bucket, as `id` and `name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How the worlds voted on a class for a query."""
+
+    ensemble: str
+    class_id: int
+    name: str | None
+    score: float
+    """By the combiner, over the worlds that were asked."""
+    combiner: str
+    votes: list[Vote]
+
+
+class Answerer:
+    """The ensemble of a run, and the next one as soon as there is one.
+
+    Requests are answered by whatever ensemble was current when they began; nothing waits while the
+    next one is opened. Not for several threads at a time, `refresh` apart.
+
+    Args:
+        uri: a run, or an ensemble, which has no next one.
+        threads: compute threads.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        StorageError: there is none that can be opened.
+    """
+
+    def __init__(self, uri: str, *, threads: int = 0, device: str = "auto") -> None:
+        self.trouble: str | None = None
+        """Why the newest ensemble of the run is not served, or None."""
+        self._uri = uri
+        self._threads = threads
+        self._device = device
+        self._run = Storage(uri)
+        self._ensemble = self._open()
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The current one."""
+        return self._ensemble
+
+    @property
+    def digest(self) -> str:
+        """The name of the current one."""
+        return self._ensemble.manifest.digest
+
+    def refresh(self) -> bool:
+        """Open the run's current ensemble if it is another one; return whether it took over.
+
+        One that cannot be opened leaves the old one where it is, with the reason in `trouble`.
+        """
+        try:
+            digest = served(self._run)
+            if digest is None or digest == self.digest:
+                self.trouble = None
+                return False
+            self._ensemble = self._open()
+        except ManyworldsError as error:
+            self.trouble = str(error)
+            return False
+        self.trouble = None
+        return True
+
+    def predict(self, queries: pa.Table, way: Way) -> Answers:
+        """Return the k best classes of each query.
+
+        Raises:
+            DataError, ConfigError: as `Ensemble.predict`.
+        """
+        ensemble = self._ensemble
+        found = ensemble.predict(
+            queries, min(way.k, ensemble.classes), combiner=way.combiner, mode=way.mode,
+            worlds=way.worlds,
+        )  # fmt: skip
+        rows = [
+            [
+                {"id": int(one), "name": name, "score": float(score)}
+                for one, score, name in zip(ids, scores, names, strict=False)
+            ]
+            for ids, scores, names in zip(
+                found.ids, found.scores, found.names or _unnamed(found.ids), strict=True
+            )
+        ]
+        return Answers(ensemble.manifest.digest, rows)
+
+    def table(self, queries: Sequence[str] | Sequence[dict[str, Any]]) -> pa.Table:
+        """Return texts, or rows of the input columns of training, as a checked table.
+
+        Raises:
+            DataError: they lack a column, or hold what is none of its type.
+        """
+        if queries and isinstance(queries[0], str):
+            return self._ensemble.table([str(text) for text in queries])
+        names = self._ensemble.config.data.columns(labels=False)
+        try:
+            columns = {name: [dict(row)[name] for row in queries] for name in names}
+            table = pa.table(columns)
+        except KeyError as error:
+            raise DataError(
+                f"rows: expected {', '.join(names)} in each, found one without {error}"
+            ) from None
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise DataError(
+                f"rows: expected values of one type in each column, found others: {error}"
+            ) from error
+        return self._ensemble.table(table)
+
+    def explain(
+        self,
+        query: pa.Table,
+        wanted: int | str,
+        *,
+        combiner: str | None = None,
+        worlds: int | None = None,
+        neighbours: int = 6,
+    ) -> Explanation:
+        """Return how each world voted on a class.
+
+        Args:
+            query: one row.
+            wanted: the class's id or name.
+            combiner: None: the ensemble's own.
+            worlds: ask only the first of them; None: all.
+            neighbours: classes of the same bucket that are named, at most.
+
+        Raises:
+            DataError: there is no such class, or the query does not fit.
+            ConfigError: for an unknown combiner.
+        """
+        ensemble = self._ensemble
+        one, chosen = self._id(ensemble, wanted), ensemble.combiner(combiner)
+        ((_, _, parts),) = ensemble.probabilities(query, worlds)
+        probabilities = np.stack([part.cpu().numpy()[0] for part in parts])
+        lookup = ensemble.lookup
+        buckets = lookup.buckets_of(np.array([one]), len(probabilities))[:, 0].astype(np.int64)
+        own = probabilities[np.arange(len(buckets)), buckets][:, None]
+        scores = chosen.combine(own, lookup.partitions[0].collision_chance)
+        votes = [
+            self._vote(ensemble, world, int(bucket), row, one, neighbours)
+            for world, (bucket, row) in enumerate(zip(buckets, probabilities, strict=True))
+        ]
+        return Explanation(
+            ensemble=ensemble.manifest.digest,
+            class_id=one,
+            name=_name(ensemble, [one])[0],
+            score=float(scores[0]),
+            combiner=combiner or ensemble.manifest.combiner,
+            votes=votes,
+        )
+
+    def _open(self) -> Ensemble:
+        found = Ensemble.load(self._uri, threads=self._threads, device=self._device)
+        # Read now, not by the first request.
+        _ = found.names, found.lookup
+        return found
+
+    def _vote(
+        self,
+        ensemble: Ensemble,
+        place: int,
+        bucket: int,
+        probabilities: Any,
+        one: int,
+        neighbours: int,
+    ) -> Vote:
+        sharing = ensemble.lookup.partitions[place].classes_of(bucket)
+        others = sharing[sharing != one][:neighbours].tolist()
+        names = _name(ensemble, others)
+        probability = float(probabilities[bucket])
+        return Vote(
+            world=ensemble.manifest.members[place].world,
+            bucket=bucket,
+            probability=probability,
+            rank=1 + int((probabilities > probabilities[bucket]).sum()),
+            sharing=len(sharing),
+            neighbours=[{"id": i, "name": n} for i, n in zip(others, names, strict=True)],
+        )
+
+    @staticmethod
+    def _id(ensemble: Ensemble, wanted: int | str) -> int:
+        if isinstance(wanted, str):
+            if ensemble.names is None:
+                raise DataError("name: expected class_id, as classes have no names, found a name")
+            # Not by `ids`, whose advice on a name that is not there looks at all of them for long.
+            found = pc.index(ensemble.names.names, wanted).as_py()
+            if found < 0:
+                raise DataError(f"name: expected the name of a class, found {wanted[:80]!r}")
+            return int(found)
+        if not 0 <= wanted < ensemble.classes:
+            raise DataError(f"class_id: expected 0 to {ensemble.classes - 1:,}, found {wanted}")
+        return wanted
+
+
+def check(way: Way, ensemble: Ensemble) -> None:
+    """Raise what `Ensemble.predict` would of the way alone."""
+    ensemble.combiner(way.combiner)
+    ensemble.check_worlds(way.worlds)
+    if way.mode not in MODES:
+        raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {way.mode}")
+
+
+def _name(ensemble: Ensemble, ids: Sequence[int]) -> list[str | None]:
+    if ensemble.names is None:
+        return [None] * len(ids)
+    return list(ensemble.names.of(np.array([ids], np.int64))[0])
+
+
+def _unnamed(ids: Any) -> list[list[None]]:
+    return [[None] * int((row >= 0).sum()) for row in ids]

@@ -1,0 +1,294 @@
+"""The web service of an ensemble: FastAPI around an `Answerer`; knows nothing of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteError
+from starlette.middleware.base import RequestResponseEndpoint
+
+from orchestrator.ensemble.combiners import COMBINERS
+from orchestrator.ensemble.ensemble import MODES
+from orchestrator.serving.answering import Answerer, Answers, Way
+from orchestrator.serving.batching import Batcher, Busy
+from orchestrator.serving.gate import Gate
+from orchestrator.serving.meters import Meters
+from orchestrator.serving.requests import (
+    About,
+    ExplainRequest,
+    ExplainResponse,
+    PredictRequest,
+    PredictResponse,
+    Problem,
+    State,
+)
+from orchestrator.serving.settings import ServingConfig
+from workers.errors import ConfigError, DataError, ManyworldsError
+
+_PAGE = Path(__file__).parent / "page"
+_KINDS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+_POLICY = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "cache-control": "no-cache",
+}
+_LONGEST = 120
+"""Signs of what was found that a message quotes."""
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (400, 401, 408, 413, 422, 429, 503)
+}
+
+
+def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
+    """Return the service; it opens its ensemble when it starts.
+
+    Args:
+        config: validated.
+        token: that requests must have; None: anybody may ask.
+    """
+    service = _Service(config, needs_token=token is not None)
+    app = FastAPI(
+        title="manyworlds",
+        description="The best of very many classes, by worlds that were trained apart.",
+        # Their pages load what they show from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=service.lifespan,
+    )
+    app.add_api_route(
+        "/predict", service.predict, methods=["POST"], response_model=PredictResponse,
+        responses=_REFUSALS, summary="The best classes of each query",
+    )  # fmt: skip
+    app.add_api_route(
+        "/explain", service.explain, methods=["POST"], response_model=ExplainResponse,
+        responses=_REFUSALS, summary="How each world voted on a class for a query",
+    )  # fmt: skip
+    app.add_api_route("/about", service.about, response_model=About, summary="What is served")
+    app.add_api_route("/health", service.health, response_model=State, summary="Is it alive?")
+    app.add_api_route(
+        "/ready", service.ready, response_model=State, responses={503: {"model": Problem}},
+        summary="Does it answer?",
+    )  # fmt: skip
+    app.add_api_route("/metrics", service.metrics, summary="Numbers for Prometheus",
+                      response_class=Response)  # fmt: skip
+    for name, kind in _KINDS.items():
+        path = "/" if name == "page.html" else f"/{name}"
+        app.add_api_route(path, _file(name, kind), include_in_schema=False)
+    for error, answer in _ANSWERS.items():
+        app.add_exception_handler(error, answer)
+    app.middleware("http")(service.meter)
+    app.add_middleware(
+        Gate, token=token, most_bytes=config.most_bytes, body_seconds=config.body_seconds
+    )
+    return app
+
+
+class _Service:
+    """What the routes do."""
+
+    def __init__(self, config: ServingConfig, *, needs_token: bool) -> None:
+        self._config = config
+        self._needs_token = needs_token
+        self._meters = Meters()
+        self._found: Answerer | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Open the ensemble, answer, and look for newer ones."""
+        config = self._config
+        # One: an ensemble computes with all of its threads, one batch at a time.
+        self._executor = ThreadPoolExecutor(1, "manyworlds-answer")
+        self._found = await asyncio.to_thread(
+            Answerer, config.ensemble, threads=config.cpus, device=config.device
+        )
+        self._batcher: Batcher[pa.Table, Answers] = Batcher(
+            self._answer, self._executor, most=config.batch, waiting=config.waiting
+        )
+        refreshing = asyncio.create_task(self._refresh())
+        self._meters.serves(self._found.digest)
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await refreshing
+            await self._batcher.close()
+            self._executor.shutdown()
+
+    async def predict(self, request: PredictRequest) -> dict[str, Any]:
+        """Return the k best of all classes for each query."""
+        config, answerer = self._config, self._answerer
+        _at_most("k", request.k, config.most_k)
+        _at_most("queries", len(request.queries), config.most_queries)
+        way = Way(request.k, request.combiner, request.mode, request.worlds)
+        answerer.check(way)
+        table = answerer.table(request.queries)
+        found = await self._batcher.ask((way, table.schema), table, size=table.num_rows)
+        self._meters.answered(table.num_rows)
+        return {"ensemble": found.ensemble, "answers": found.rows}
+
+    async def explain(self, request: ExplainRequest) -> dict[str, Any]:
+        """Return each world's bucket of the class, its probability and its rank."""
+        answerer = self._answerer
+        query = request.text if request.row is None else request.row
+        table = answerer.table([query])
+        wanted = request.name if request.class_id is None else request.class_id
+        if self._batcher.waiting >= self._config.waiting:
+            raise Busy("too many requests wait already")
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._executor,
+            lambda: answerer.explain(
+                table, wanted, combiner=request.combiner, worlds=request.worlds,
+                neighbours=self._config.neighbours,
+            ),
+        )  # fmt: skip
+        return {
+            "ensemble": found.ensemble,
+            "class": {"id": found.class_id, "name": found.name, "score": found.score},
+            "combiner": found.combiner,
+            "buckets": answerer.ensemble.config.partition.buckets,
+            "votes": [vote.to_dict() for vote in found.votes],
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Return what is served, and what may be asked of it."""
+        ensemble = self._answerer.ensemble
+        data = ensemble.config.data
+        columns = data.columns(labels=False)
+        return {
+            "ensemble": self._answerer.digest,
+            "classes": ensemble.classes,
+            "worlds": ensemble.worlds,
+            "buckets": ensemble.config.partition.buckets,
+            "named": ensemble.names is not None,
+            "columns": columns,
+            "texts": columns == list(data.text[:1]),
+            "combiner": ensemble.manifest.combiner,
+            "combiners": list(COMBINERS),
+            "modes": list(MODES),
+            "most_k": min(self._config.most_k, ensemble.classes),
+            "most_queries": self._config.most_queries,
+            "needs_token": self._needs_token,
+        }
+
+    async def health(self) -> dict[str, Any]:
+        """Say that the process is alive."""
+        return {"status": "alive"}
+
+    async def ready(self) -> dict[str, Any]:
+        """Say that queries are answered."""
+        return {"status": "ready", "trouble": self._answerer.trouble}
+
+    async def metrics(self) -> Response:
+        """Return the numbers of this process."""
+        return Response(self._meters.text(), media_type=self._meters.kind)
+
+    async def meter(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Time a request."""
+        began = time.perf_counter()
+        response = await call_next(request)
+        route = request.scope.get("route")
+        path = getattr(route, "path", "other")
+        self._meters.request(path, response.status_code, time.perf_counter() - began)
+        return response
+
+    @property
+    def _answerer(self) -> Answerer:
+        if self._found is None:
+            raise HTTPException(503, "expected an ensemble, found it still being opened; ask again")
+        return self._found
+
+    def _answer(self, kind: Hashable, tables: list[pa.Table]) -> list[Answers]:
+        way, _ = kind  # type: ignore[misc]
+        began = time.perf_counter()
+        found = self._answerer.predict(pa.concat_tables(tables), way)
+        self._meters.batch(sum(table.num_rows for table in tables), time.perf_counter() - began)
+        answers, start = [], 0
+        for table in tables:
+            answers.append(Answers(found.ensemble, found.rows[start : start + table.num_rows]))
+            start += table.num_rows
+        return answers
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.refresh_seconds)
+            if await asyncio.to_thread(self._answerer.refresh):
+                self._meters.serves(self._answerer.digest)
+            self._meters.troubled(self._answerer.trouble is not None)
+
+
+def _at_most(what: str, found: int, most: int) -> None:
+    if found > most:
+        raise DataError(f"{what}: expected at most {most:,}, found {found:,}")
+
+
+def _file(name: str, kind: str) -> Callable[[], Any]:
+    data = (_PAGE / name).read_bytes()
+
+    async def read() -> Response:
+        return Response(data, media_type=kind, headers=_POLICY)
+
+    return read
+
+
+def _problem(status: int, error: str, **headers: str) -> JSONResponse:
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    return JSONResponse({"error": error}, status, told)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = 400 if isinstance(error, DataError | ConfigError) else 503
+    return _problem(status, str(error))
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    return _problem(429, f"expected fewer requests at a time, found that {error}", retry_after="1")
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _problem(422, "; ".join(_worded(one) for one in error.errors()[:5]))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteError)
+    words = {
+        400: "expected JSON in UTF-8, found something else",
+        404: f"expected a path of /openapi.json, found {request.url.path[:_LONGEST]}",
+        405: f"expected another method for {request.url.path[:_LONGEST]}, found {request.method};"
+        " see /openapi.json",
+    }
+    told = words.get(error.status_code, str(error.detail))
+    return JSONResponse({"error": told}, error.status_code, error.headers)
+
+
+def _worded(one: dict[str, Any]) -> str:
+    """Return what pydantic says of one value as a sentence of ours."""
+    place = ".".join(str(part) for part in one["loc"] if part != "body")
+    said = str(one["msg"]).removeprefix("Value error, ")
+    if one["type"] == "json_invalid":
+        return f"expected JSON, found something else: {one['ctx']['error']}"
+    if one["type"] == "missing":
+        return f"{place or 'body'}: expected it, found nothing"
+    if one["type"] == "extra_forbidden":
+        return f"{place}: expected no such field, found one; see /openapi.json"
+    said = said.replace("Input should be", "expected").replace("should have", "expected to have")
+    found = "" if "found" in said else f", found {one['input']!r:.{_LONGEST}}"
+    return f"{place}: {said}{found}" if place else f"{said}{found}"
+
+
+_ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
+    ManyworldsError: _refused,
+    Busy: _busy,
+    RequestValidationError: _invalid,
+    StarletteError: _http,
+}

@@ -1,0 +1,57 @@
+"""What a process counts of what it served, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Meters:
+    """The numbers of one process."""
+
+    kind = CONTENT_TYPE_LATEST
+    """The content type of `text`."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        own = {"registry": self._registry, "namespace": "manyworlds_serve"}
+        self._requests = Counter("requests", "By path and status", ("path", "status"), **own)
+        self._seconds = Histogram(
+            "request_seconds", "From the whole body to the answer", ("path",), buckets=_SECONDS,
+            **own,
+        )  # fmt: skip
+        self._queries = Counter("queries", "That were answered", **own)
+        self._batches = Histogram("batch", "Queries answered together", buckets=_SIZES, **own)
+        self._computing = Histogram("batch_seconds", "Of a batch", buckets=_SECONDS, **own)
+        self._ensemble = Gauge("ensemble", "1: the one that is served", ("digest",), **own)
+        self._trouble = Gauge("trouble", "1: the run's newest ensemble cannot be opened", **own)
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def answered(self, queries: int) -> None:
+        """Count queries."""
+        self._queries.inc(queries)
+
+    def batch(self, queries: int, seconds: float) -> None:
+        """Count a batch."""
+        self._batches.observe(queries)
+        self._computing.observe(seconds)
+
+    def serves(self, digest: str) -> None:
+        """Take in which ensemble is served."""
+        self._ensemble.clear()
+        self._ensemble.labels(digest).set(1)
+
+    def troubled(self, there_is: bool) -> None:
+        """Take in whether the newest ensemble cannot be opened."""
+        self._trouble.set(there_is)
+
+    def text(self) -> bytes:
+        """Return all numbers."""
+        return generate_latest(self._registry)
