@@ -29,7 +29,7 @@ from workers.classifier import BucketPredictor, choose_device
 from workers.errors import ConfigError, DataError, StorageError
 from workers.features import Featurizer
 from workers.precision import precision_of
-from workers.shards import check_rows
+from workers.shards import check_rows, check_type
 from workers.threads import Pool
 
 QUERIES = 256
@@ -269,6 +269,8 @@ class Ensemble:
                 f"queries: expected a column '{missing[0]}', found only"
                 f" {', '.join(queries.column_names)}"
             )
+        for name in data.columns(labels=False):
+            check_type(name, queries.schema.field(name).type, data, "queries")
         check_rows(queries, data, "queries", 0, labels="none")
         return queries
 

@@ -18,7 +18,7 @@ from workers.config import DataConfig
 from workers.errors import DataError
 from workers.features import label_lists
 from workers.shards import ShardSet, tables_in_order
-from workers.shards.files import is_list
+from workers.shards.checks import is_list
 
 Metrics = dict[str, float]
 _COUNTED = 1 << 16

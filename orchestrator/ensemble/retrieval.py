@@ -123,7 +123,7 @@ def finished(
     ids: Ids, found: Floats, lookup: BucketLookup, worlds: int, combiner: Combiner
 ) -> tuple[Ids, Floats]:
     """Return class ids and, of their reduced scores, the scores that are reported."""
-    return ids, combiner.finish(found, worlds, _chance(lookup.partitions[:worlds]))
+    return ids, combiner.finish(found, worlds, chance(lookup.partitions[:worlds]))
 
 
 def scored(scores: Floats, lookup: BucketLookup, classes: Ids, combiner: Combiner) -> Floats:
@@ -157,10 +157,11 @@ def brute_force(
             allowed = np.setdiff1d(allowed, leave_out.of(i, i + 1).classes)
         best = allowed[np.lexsort((allowed, -values[allowed]))][:k]
         ids[i, : len(best)], found[i, : len(best)] = best, values[best]
-    return ids, combiner.finish(found, len(partitions), _chance(partitions))
+    return ids, combiner.finish(found, len(partitions), chance(partitions))
 
 
-def _chance(partitions: Sequence[Partition]) -> float:
+def chance(partitions: Sequence[Partition]) -> float:
+    """Return q, the chance that two classes share a bucket, over all worlds."""
     return sum(p.collision_chance for p in partitions) / len(partitions)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from orchestrator.ensemble.artefact import served
 from orchestrator.ensemble.ensemble import MODES, Ensemble
+from orchestrator.ensemble.retrieval import chance
+from workers.config import DataConfig
 from workers.errors import ConfigError, DataError, ManyworldsError
 from workers.storage import Storage
 
@@ -53,6 +55,10 @@ class Vote:
     """Classes of that bucket, this one among them."""
     neighbours: list[dict[str, Any]]
     """Some others of that bucket, as `id` and `name`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,18 @@ class Answerer:
         self.trouble = None
         return True
 
+    def check(self, way: Way) -> None:
+        """Raise what `predict` would of the way alone.
+
+        Raises:
+            DataError: the ensemble has fewer worlds.
+            ConfigError: an unknown combiner or mode.
+        """
+        self._ensemble.combiner(way.combiner)
+        self._ensemble.check_worlds(way.worlds)
+        if way.mode not in MODES:
+            raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {way.mode}")
+
     def predict(self, queries: pa.Table, way: Way) -> Answers:
         """Return the k best classes of each query.
 
@@ -130,28 +148,31 @@ class Answerer:
             queries, min(way.k, ensemble.classes), combiner=way.combiner, mode=way.mode,
             worlds=way.worlds,
         )  # fmt: skip
+        names: Sequence[Sequence[str | None]] = found.names or _unnamed(found.ids)
         rows = [
             [
                 {"id": int(one), "name": name, "score": float(score)}
-                for one, score, name in zip(ids, scores, names, strict=False)
+                # Fewer names than ids: -1 stands for no class.
+                for one, score, name in zip(ids, scores, row, strict=False)
             ]
-            for ids, scores, names in zip(
-                found.ids, found.scores, found.names or _unnamed(found.ids), strict=True
-            )
+            for ids, scores, row in zip(found.ids, found.scores, names, strict=True)
         ]
         return Answers(ensemble.manifest.digest, rows)
 
-    def table(self, queries: Sequence[str] | Sequence[dict[str, Any]]) -> pa.Table:
+    def table(self, queries: Sequence[str | Mapping[str, Any]]) -> pa.Table:
         """Return texts, or rows of the input columns of training, as a checked table.
 
         Raises:
             DataError: they lack a column, or hold what is none of its type.
         """
-        if queries and isinstance(queries[0], str):
-            return self._ensemble.table([str(text) for text in queries])
-        names = self._ensemble.config.data.columns(labels=False)
+        texts = [query for query in queries if isinstance(query, str)]
+        if texts:
+            return self._ensemble.table(texts)
+        rows = [query for query in queries if not isinstance(query, str)]
+        data = self._ensemble.config.data
+        names = data.columns(labels=False)
         try:
-            columns = {name: [dict(row)[name] for row in queries] for name in names}
+            columns = {name: _column(name, [row[name] for row in rows], data) for name in names}
             table = pa.table(columns)
         except KeyError as error:
             raise DataError(
@@ -159,7 +180,7 @@ class Answerer:
             ) from None
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise DataError(
-                f"rows: expected values of one type in each column, found others: {error}"
+                f"rows: expected values that fit to their columns, found others: {error}"
             ) from error
         return self._ensemble.table(table)
 
@@ -192,7 +213,7 @@ class Answerer:
         lookup = ensemble.lookup
         buckets = lookup.buckets_of(np.array([one]), len(probabilities))[:, 0].astype(np.int64)
         own = probabilities[np.arange(len(buckets)), buckets][:, None]
-        scores = chosen.combine(own, lookup.partitions[0].collision_chance)
+        scores = chosen.combine(own, chance(lookup.partitions))
         votes = [
             self._vote(ensemble, world, int(bucket), row, one, neighbours)
             for world, (bucket, row) in enumerate(zip(buckets, probabilities, strict=True))
@@ -249,12 +270,18 @@ class Answerer:
         return wanted
 
 
-def check(way: Way, ensemble: Ensemble) -> None:
-    """Raise what `Ensemble.predict` would of the way alone."""
-    ensemble.combiner(way.combiner)
-    ensemble.check_worlds(way.worlds)
-    if way.mode not in MODES:
-        raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {way.mode}")
+def _column(name: str, values: list[Any], data: DataConfig) -> pa.Array:
+    """Return an input column of the type that training's had."""
+    if name in data.text:
+        kind = pa.large_string()
+    elif name == data.indices:
+        kind = pa.list_(pa.int64())
+    elif name == data.values:
+        kind = pa.list_(pa.float32())
+    else:
+        # Dense: one that is shorter or longer than the first is refused.
+        kind = pa.list_(pa.float32(), len(values[0]))
+    return pa.array(values, kind)
 
 
 def _name(ensemble: Ensemble, ids: Sequence[int]) -> list[str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
     return app
 
 
+_Kind = tuple[Way, pa.Schema]
+"""What queries must have in common to be answered together."""
+
+
 class _Service:
     """What the routes do."""
 
@@ -110,7 +114,7 @@ class _Service:
         self._found = await asyncio.to_thread(
             Answerer, config.ensemble, threads=config.cpus, device=config.device
         )
-        self._batcher: Batcher[pa.Table, Answers] = Batcher(
+        self._batcher: Batcher[_Kind, pa.Table, Answers] = Batcher(
             self._answer, self._executor, most=config.batch, waiting=config.waiting
         )
         refreshing = asyncio.create_task(self._refresh())
@@ -139,15 +143,13 @@ class _Service:
     async def explain(self, request: ExplainRequest) -> dict[str, Any]:
         """Return each world's bucket of the class, its probability and its rank."""
         answerer = self._answerer
-        query = request.text if request.row is None else request.row
-        table = answerer.table([query])
-        wanted = request.name if request.class_id is None else request.class_id
+        table = answerer.table([request.query])
         if self._batcher.waiting >= self._config.waiting:
             raise Busy("too many requests wait already")
         found = await asyncio.get_running_loop().run_in_executor(
             self._executor,
             lambda: answerer.explain(
-                table, wanted, combiner=request.combiner, worlds=request.worlds,
+                table, request.wanted, combiner=request.combiner, worlds=request.worlds,
                 neighbours=self._config.neighbours,
             ),
         )  # fmt: skip
@@ -207,8 +209,8 @@ class _Service:
             raise HTTPException(503, "expected an ensemble, found it still being opened; ask again")
         return self._found
 
-    def _answer(self, kind: Hashable, tables: list[pa.Table]) -> list[Answers]:
-        way, _ = kind  # type: ignore[misc]
+    def _answer(self, kind: _Kind, tables: list[pa.Table]) -> list[Answers]:
+        way, _ = kind
         began = time.perf_counter()
         found = self._answerer.predict(pa.concat_tables(tables), way)
         self._meters.batch(sum(table.num_rows for table in tables), time.perf_counter() - began)

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+Kind = TypeVar("Kind", bound=Hashable)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -19,14 +20,14 @@ class Busy(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked(Generic[Item, Result]):
-    kind: Hashable
+class _Asked(Generic[Kind, Item, Result]):
+    kind: Kind
     item: Item
     size: int
     answer: asyncio.Future[Result]
 
 
-class Batcher(Generic[Item, Result]):
+class Batcher(Generic[Kind, Item, Result]):
     """Collects what comes in while a batch is being answered, and answers that next.
 
     So nothing waits for company: a request that comes alone is answered at once, and the more
@@ -41,7 +42,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        answer: Callable[[Hashable, list[Item]], list[Result]],
+        answer: Callable[[Kind, list[Item]], list[Result]],
         executor: Executor,
         *,
         most: int,
@@ -51,7 +52,7 @@ class Batcher(Generic[Item, Result]):
         self._executor = executor
         self._most = most
         self._most_waiting = waiting
-        self._queue: deque[_Asked[Item, Result]] = deque()
+        self._queue: deque[_Asked[Kind, Item, Result]] = deque()
         self._work: asyncio.Task[None] | None = None
 
     @property
@@ -59,7 +60,7 @@ class Batcher(Generic[Item, Result]):
         """Items that wait."""
         return len(self._queue)
 
-    async def ask(self, kind: Hashable, item: Item, *, size: int = 1) -> Result:
+    async def ask(self, kind: Kind, item: Item, *, size: int = 1) -> Result:
         """Return the answer to an item; items of one kind may be answered together.
 
         Raises:
@@ -68,7 +69,8 @@ class Batcher(Generic[Item, Result]):
         """
         if len(self._queue) >= self._most_waiting:
             raise Busy(f"{len(self._queue)} requests wait already")
-        asked = _Asked[Item, Result](kind, item, size, asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        asked = _Asked(kind, item, size, answer)
         self._queue.append(asked)
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
@@ -92,10 +94,10 @@ class Batcher(Generic[Item, Result]):
             for asked in batch:
                 await self._alone(asked)
 
-    def _next(self) -> list[_Asked[Item, Result]]:
+    def _next(self) -> list[_Asked[Kind, Item, Result]]:
         """Take the oldest, and whatever waits that fits to it."""
         first = self._queue.popleft()
-        batch, size, others = [first], first.size, deque[_Asked[Item, Result]]()
+        batch, size, others = [first], first.size, deque[_Asked[Kind, Item, Result]]()
         while self._queue:
             asked = self._queue.popleft()
             if asked.answer.done():
@@ -109,7 +111,7 @@ class Batcher(Generic[Item, Result]):
         self._queue = others
         return batch
 
-    async def _answered(self, batch: list[_Asked[Item, Result]]) -> bool:
+    async def _answered(self, batch: list[_Asked[Kind, Item, Result]]) -> bool:
         try:
             found = await self._call(batch)
         except Exception:
@@ -119,7 +121,7 @@ class Batcher(Generic[Item, Result]):
                 asked.answer.set_result(result)
         return True
 
-    async def _alone(self, asked: _Asked[Item, Result]) -> None:
+    async def _alone(self, asked: _Asked[Kind, Item, Result]) -> None:
         if asked.answer.done():
             return
         try:
@@ -131,7 +133,7 @@ class Batcher(Generic[Item, Result]):
         if not asked.answer.done():
             asked.answer.set_result(result)
 
-    async def _call(self, batch: list[_Asked[Item, Result]]) -> list[Result]:
+    async def _call(self, batch: list[_Asked[Kind, Item, Result]]) -> list[Result]:
         items = [asked.item for asked in batch]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._answer, batch[0].kind, items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+_PREFIX = "manyworlds_serve_"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -16,18 +17,32 @@ class Meters:
     """The content type of `text`."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        own = {"registry": self._registry, "namespace": "manyworlds_serve"}
-        self._requests = Counter("requests", "By path and status", ("path", "status"), **own)
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            f"{_PREFIX}requests", "By path and status", ("path", "status"), registry=registry
+        )
         self._seconds = Histogram(
-            "request_seconds", "From the whole body to the answer", ("path",), buckets=_SECONDS,
-            **own,
-        )  # fmt: skip
-        self._queries = Counter("queries", "That were answered", **own)
-        self._batches = Histogram("batch", "Queries answered together", buckets=_SIZES, **own)
-        self._computing = Histogram("batch_seconds", "Of a batch", buckets=_SECONDS, **own)
-        self._ensemble = Gauge("ensemble", "1: the one that is served", ("digest",), **own)
-        self._trouble = Gauge("trouble", "1: the run's newest ensemble cannot be opened", **own)
+            f"{_PREFIX}request_seconds",
+            "From the whole body to the answer",
+            ("path",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._queries = Counter(f"{_PREFIX}queries", "That were answered", registry=registry)
+        self._batches = Histogram(
+            f"{_PREFIX}batch", "Queries answered together", buckets=_SIZES, registry=registry
+        )
+        self._computing = Histogram(
+            f"{_PREFIX}batch_seconds", "Of a batch", buckets=_SECONDS, registry=registry
+        )
+        self._ensemble = Gauge(
+            f"{_PREFIX}ensemble", "1: the one that is served", ("digest",), registry=registry
+        )
+        self._trouble = Gauge(
+            f"{_PREFIX}trouble",
+            "1: the run's newest ensemble cannot be opened",
+            registry=registry,
+        )
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, model_validator
 
@@ -43,9 +44,9 @@ class PredictRequest(_Strict):
         return self
 
     @property
-    def queries(self) -> list[Any]:
+    def queries(self) -> Sequence[str | Row]:
         """The texts or rows."""
-        return list(self.texts if self.texts is not None else self.rows or [])
+        return self.texts or self.rows or []
 
 
 class Class(_Strict):
@@ -85,6 +86,16 @@ class ExplainRequest(_Strict):
         if (self.class_id is None) == (self.name is None):
             raise ValueError("expected class_id or name, found both or neither")
         return self
+
+    @property
+    def query(self) -> str | Row:
+        """The text or row."""
+        return self.text if self.text is not None else self.row or {}
+
+    @property
+    def wanted(self) -> int | str:
+        """The class's id or name."""
+        return self.class_id if self.class_id is not None else self.name or ""
 
 
 class VoteResponse(_Strict):

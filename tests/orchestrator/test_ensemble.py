@@ -297,6 +297,7 @@ def test_texts_where_a_table_is_needed_are_refused(numbers: Case) -> None:
         (["\ud800"], "queries: expected texts, found something else"),
         ("thing1", r"expected a list of texts, found one text 'thing1'; give \[text\]"),
         (pa.table({"text": ["thing1"]}), "expected a column 'query', found only text"),
+        (pa.table({"query": [[1]]}), "expected column 'query' of type string, found list"),
     ],
 )
 def test_queries_that_are_none_are_refused(ensemble: Ensemble, queries: Any, message: str) -> None:

@@ -8,7 +8,7 @@ of rows whatever the size of the files' row groups, so memory depends on
 every time; what cannot be trained on stops the world, or is left out.
 """
 
-from workers.shards.checks import check_rows
+from workers.shards.checks import check_rows, check_type
 from workers.shards.content import Content, merge_content
 from workers.shards.files import ShardSet, read_table
 from workers.shards.left_out import LeftOut, LeftOuts, read_left_out
@@ -25,6 +25,7 @@ __all__ = [
     "ShardSet",
     "Slice",
     "check_rows",
+    "check_type",
     "merge_content",
     "plan_epoch",
     "read_left_out",

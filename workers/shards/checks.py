@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from workers.config import DataConfig
 from workers.errors import DataError
-from workers.shards.files import is_list
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -44,6 +43,48 @@ def check_rows(
             column.check_labels(data.classes, required=labels == "required")
         if name == data.values:
             column.check_lengths(str(data.indices), table.column(data.indices))
+
+
+def check_type(name: str, kind: pa.DataType, data: DataConfig, where: str) -> None:
+    """Check that a column has a type that fits to what `data` says it is.
+
+    Args:
+        name: of the column.
+        kind: its type.
+        data: names the columns.
+        where: the words that name its place in an error.
+
+    Raises:
+        DataError: it has not.
+    """
+    inner = kind.value_type if is_list(kind) else None
+    number = pa.types.is_integer(inner or kind) or pa.types.is_floating(inner or kind)
+    fits, wanted = True, ""
+    if name in data.text:
+        fits, wanted = pa.types.is_string(kind) or pa.types.is_large_string(kind), "string"
+    elif name == data.indices:
+        fits, wanted = inner is not None and pa.types.is_integer(inner), "list<int>"
+    elif name == data.values:
+        fits, wanted = inner is not None and number, "list<float>"
+    elif name == data.dense:
+        fits = pa.types.is_fixed_size_list(kind) and number
+        wanted = "fixed_size_list<float>"
+    elif name == data.labels:
+        fits, wanted = pa.types.is_integer(inner or kind), "int or list<int>"
+    elif name == data.weight:
+        fits, wanted = inner is None and number, "float"
+    if not fits:
+        raise DataError(
+            f"{where}: expected column '{name}' of type {wanted}, found {kind}; write it as that"
+            " type, or name another column"
+        )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a column holds a list in each row."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 class _Column:

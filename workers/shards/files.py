@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from workers.config import DataConfig
 from workers.errors import BadShardError, DataError
+from workers.shards.checks import check_type
 from workers.shards.locating import find
 from workers.shards.order import Slice
 from workers.shards.records import ShardRecord, changed, plain, read_records, record_of
@@ -111,7 +112,7 @@ class ShardSet:
                     )
                 kind = schema.field(name).type
                 first = self.schemas[readable[0]].field(name).type
-                _check_type(path, name, kind, data)
+                check_type(name, kind, data, path)
                 if kind != first:
                     raise DataError(
                         f"{path}: expected column '{name}' of type {first}, as in"
@@ -297,37 +298,6 @@ def read_table(uri: str, columns: Sequence[str]) -> pa.Table:
             f"{uri}: expected Parquet with columns {', '.join(columns)},"
             f" found: {_first_line(error)}"
         ) from error
-
-
-def _check_type(path: str, name: str, kind: pa.DataType, data: DataConfig) -> None:
-    inner = kind.value_type if is_list(kind) else None
-    number = pa.types.is_integer(inner or kind) or pa.types.is_floating(inner or kind)
-    fits, wanted = True, ""
-    if name in data.text:
-        fits, wanted = pa.types.is_string(kind) or pa.types.is_large_string(kind), "string"
-    elif name == data.indices:
-        fits, wanted = inner is not None and pa.types.is_integer(inner), "list<int>"
-    elif name == data.values:
-        fits, wanted = inner is not None and number, "list<float>"
-    elif name == data.dense:
-        fits = pa.types.is_fixed_size_list(kind) and number
-        wanted = "fixed_size_list<float>"
-    elif name == data.labels:
-        fits, wanted = pa.types.is_integer(inner or kind), "int or list<int>"
-    elif name == data.weight:
-        fits, wanted = inner is None and number, "float"
-    if not fits:
-        raise DataError(
-            f"{path}: expected column '{name}' of type {wanted}, found {kind}; write it as that"
-            " type, or name another column"
-        )
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Return whether a column holds a list in each row."""
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def _pass_on(error: Exception, where: str) -> None:
