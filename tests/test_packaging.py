@@ -66,7 +66,7 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "rows.parquet"
 
 
-def test_the_wheel_holds_the_packages_the_presets_and_the_page_of_reports(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_the_presets_and_the_pages(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     presets = {f"orchestrator/conf/{path.name}" for path in (ROOT / "conf").glob("*.yaml")}
     code = {
@@ -75,6 +75,7 @@ def test_the_wheel_holds_the_packages_the_presets_and_the_page_of_reports(wheel:
         for path in (ROOT / package).rglob("*.py")
     }
     page = {f"orchestrator/report/{name}" for name in ("page.html", "style.css")}
+    page |= {f"orchestrator/serving/page/page.{kind}" for kind in ("css", "html", "js")}
     metadata = {name for name in inside if name.startswith(f"manyworlds-{VERSION}.dist-info/")}
     assert "orchestrator/conf/default.yaml" in presets
     assert inside - metadata == code | presets | page

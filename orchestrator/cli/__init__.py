@@ -32,6 +32,7 @@ _HOMES = {
     "report": "tending",
     "evaluate": "asking",
     "predict": "asking",
+    "serve": "serving",
     "doctor": "examining",
 }
 

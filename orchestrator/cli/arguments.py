@@ -75,6 +75,12 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
   manyworlds predict runs/a "cumulative product along an axis" --k 5 --json
   manyworlds predict runs/a "cumulative product along an axis" --mode candidates
   manyworlds predict runs/a data=queries/ out=answers/ keep=id --k 100""",
+    "serve": """\
+  manyworlds serve runs/a
+  manyworlds serve s3://bucket/a host=0.0.0.0 port=80 replicas=4 token=env:TOKEN
+Settings: host, port, replicas, cpus, gpus, token, batch, waiting, most_queries, most_k, most_bytes,
+body_seconds, refresh_seconds, neighbours. It runs on a Ray cluster; cluster=none: in this process.
+A newer ensemble of the run takes over as soon as it is merged. Ctrl-C ends it.""",
     "report": """\
   manyworlds report runs/a
   manyworlds report s3://bucket/a out=reports/a.html
@@ -95,6 +101,7 @@ HELP = {
     "merge": "merge the worlds that are done into an ensemble",
     "evaluate": "measure an ensemble on labelled rows",
     "predict": "answer queries with the top classes",
+    "serve": "answer over HTTP, with a page to ask on",
     "report": "write what there is to tell of a run into one HTML file",
     "doctor": "look at what this machine offers and lacks",
 }
@@ -250,6 +257,7 @@ def parser() -> argparse.ArgumentParser:
         help="full and pruned are exact too; candidates: nearly, in the same time for all queries",
     )
     made["predict"].add_argument("--json", action="store_true", help="one JSON object a query")
+    _words(made["serve"], "RUN|ENSEMBLE [key=value]", "what to serve, and settings")
     _words(made["report"], "RUN [out=FILE]", "the run, and where the page goes")
     _words(made["doctor"], "[STORAGE]", "a folder or URI to try; default: this folder")
     return root

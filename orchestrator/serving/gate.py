@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,26 +42,25 @@ class Gate:
             await self._app(scope, receive, send)
             return
         if scope["path"] not in OPEN and not self._may(scope):
-            await _refuse(
+            await refuse(
                 send, 401, "expected the header Authorization: Bearer TOKEN, found another or none",
                 {"www-authenticate": "Bearer"},
             )  # fmt: skip
             return
         try:
-            body = await asyncio.wait_for(self._body(scope, receive), self._body_seconds)
+            kept = await asyncio.wait_for(self._body(scope, receive), self._body_seconds)
         except TimeoutError:
-            await _refuse(
+            await refuse(
                 send, 408, f"expected the body within {self._body_seconds:g} s, found it unfinished"
             )
             return
-        except _TooLarge:
-            await _refuse(
+        if kept is None or not kept.whole:
+            await refuse(
                 send, 413, f"expected a body of at most {self._most_bytes:,} bytes, found more;"
                 " ask for fewer queries at a time",
             )  # fmt: skip
             return
-        if body is not None:
-            await self._app(scope, _told(body, receive), send)
+        await self._app(scope, replay(kept.messages, receive), send)
 
     def _may(self, scope: Scope) -> bool:
         if self._token is None:
@@ -68,42 +69,50 @@ class Gate:
         kind, _, token = found.partition(b" ")
         return kind.lower() == b"bearer" and secrets.compare_digest(token.strip(), self._token)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the whole body; None: whoever asked has gone."""
+    async def _body(self, scope: Scope, receive: Receive) -> Kept | None:
+        """Return the body; None: its length is said to be more than may be."""
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self._most_bytes:
-            raise _TooLarge
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self._most_bytes:
-                raise _TooLarge
-            parts.append(part)
-            more = message.get("more_body", False)
-        return b"".join(parts)
+            return None
+        return await read_body(receive, self._most_bytes)
 
 
-class _TooLarge(Exception):
-    pass
+class Kept(NamedTuple):
+    """A request's body, or the beginning of one that is too large to keep."""
+
+    messages: list[Message]
+    """As they were received."""
+    whole: bool
 
 
-def _told(body: bytes, receive: Receive) -> Receive:
-    """Return what gives a body that is here already, and then what else is received."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+async def read_body(receive: Receive, most_bytes: int) -> Kept:
+    """Return a body of at most so many bytes, or its beginning and one message more."""
+    messages: list[Message] = []
+    size = 0
+    while True:
+        message = await receive()
+        messages.append(message)
+        size += len(message.get("body", b""))
+        if size > most_bytes:
+            return Kept(messages, whole=False)
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return Kept(messages, whole=True)
+
+
+def replay(messages: Sequence[Message], receive: Receive) -> Receive:
+    """Return what gives messages that were received already, and then what else is received."""
+    waiting = deque(messages)
 
     async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return waiting.popleft() if waiting else await receive()
 
     return again
 
 
-async def _refuse(
+async def refuse(
     send: Send, status: int, error: str, headers: dict[str, str] | None = None
 ) -> None:
+    """Answer with a problem in JSON, and close the connection."""
     body = json.dumps({"error": error}).encode()
     told: Any = {"content-type": "application/json", "content-length": str(len(body))}
     told |= {"connection": "close", **(headers or {})}

@@ -66,6 +66,7 @@ OPTIONS = {
     "merge": ["--lookup", "--min-worlds", "--weights"],
     "evaluate": ["--k"],
     "predict": ["--json", "--k", "--mode"],
+    "serve": [],
     "report": [],
     "doctor": [],
 }

@@ -1,0 +1,84 @@
+"""What stands before the replicas, in the process that listens: a request that one lost goes again.
+
+Ray Serve's proxy makes it part of itself when the environment variable
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`; see `executors.serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.serving.gate import read_body, refuse, replay
+from orchestrator.serving.settings import ServingConfig
+
+TRIES = 6
+_PAUSE = 0.05
+"""Seconds before the second try; twice as long before each that follows."""
+
+
+class Again:
+    """Asks another replica when one fails or dies with a request: answers change nothing.
+
+    Requests with larger bodies than `most_bytes` go once, as they come: a replica refuses them.
+
+    Args:
+        app: that asks a replica, and answers 500 where it is lost.
+        most_bytes: of a body that is kept for another try.
+        tries: altogether.
+    """
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int, tries: int = TRIES) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+        self._tries = tries
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        kept = await read_body(receive, self._most_bytes)
+        tries = self._tries if kept.whole else 1
+        for number in range(1, tries + 1):
+            # A copy: what answers writes into it.
+            asked: MutableMapping[str, Any] = {**scope, "headers": list(scope["headers"])}
+            answer = _Answer()
+            await self._app(asked, replay(kept.messages, receive), answer)
+            if not answer.failed or number == tries:
+                break
+            await asyncio.sleep(_PAUSE * 2 ** (number - 1))
+        if not answer.whole:
+            await refuse(send, 503, "expected an answer, found every replica gone; ask again")
+            return
+        for message in answer.messages:
+            await send(message)
+
+
+class _Answer:
+    """Holds an answer until all of it is there: a replica may die after its first half."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        self.messages.append(message)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of it is missing."""
+        return bool(self.messages) and not self.messages[-1].get("more_body", False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether another replica may do better."""
+        return not self.whole or self.messages[0]["status"] >= 500
+
+
+def middlewares() -> list[Middleware]:
+    """Return what Ray Serve's proxy takes up."""
+    return [Middleware(Again, most_bytes=ServingConfig().most_bytes)]

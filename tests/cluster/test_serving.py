@@ -1,0 +1,113 @@
+"""An ensemble on Ray Serve, while a replica dies and another ensemble takes over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from orchestrator.executors import serve
+from orchestrator.serving.settings import ServingConfig
+from tests.orchestrator.builders import named_classes, run_config, trained, write
+
+CLIENTS = 4
+BODY = {"texts": ["thing1", "thing7"], "k": 3}
+
+
+class Asking:
+    """Clients that ask again and again, and what they got."""
+
+    def __init__(self, url: str) -> None:
+        self.found: Counter[str] = Counter()
+        self.ensembles: set[str] = set()
+        self._url = url
+        self._over = threading.Event()
+        self._more = threading.Condition()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Asking:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, condition: Any) -> None:
+        """Return when a condition holds, looked at after every answer."""
+        with self._more:
+            assert self._more.wait_for(condition, timeout=180)
+
+    def wait_for_answers(self, count: int) -> None:
+        """Return after so many more answers."""
+        wanted = self.found.total() + count
+        self.wait_for(lambda: self.found.total() >= wanted)
+
+    def _ask(self) -> None:
+        with httpx2.Client(timeout=120) as client:
+            while not self._over.is_set():
+                try:
+                    answer = client.post(f"{self._url}/predict", json=BODY)
+                    told, ensemble = str(answer.status_code), answer.json().get("ensemble", "")
+                except (httpx2.HTTPError, ValueError) as error:
+                    told, ensemble = repr(error), ""
+                with self._more:
+                    self.found[told] += 1
+                    self.ensembles.add(ensemble)
+                    self._more.notify_all()
+
+
+def replicas() -> list[int]:
+    """Return the processes of replicas that descend from this one."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent, *_ in rows}
+
+    def ours(pid: int) -> bool:
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    named = [int(pid) for pid, _, *args in rows if args and "ray::ServeReplica" in args[0]]
+    return [pid for pid in named if ours(pid)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_no_request_is_lost_to_a_swap_or_a_killed_replica(tmp_path: Path) -> None:
+    names = write(tmp_path / "names.parquet", named_classes())
+    run = trained(run_config(tmp_path, f"data.class_names={names}"))
+    other = trained(run_config(tmp_path / "other", "seed=5"))
+    (old, new) = ((one / "ensembles" / "CURRENT").read_text().strip() for one in (run, other))
+    config = ServingConfig(ensemble=str(run), port=free_port(), replicas=2, refresh_seconds=0.2)
+    with serve.serving(config.validate(), "local") as url, Asking(url) as asking:
+        asking.wait_for_answers(20)
+        victim = replicas()[0]
+        os.kill(victim, signal.SIGKILL)
+        asking.wait_for_answers(100)
+        assert victim not in replicas()
+        assert asking.ensembles == {old}
+        shutil.copytree(other / "ensembles" / new, run / "ensembles" / new)
+        # In one step, as a merge does it.
+        (run / "ensembles" / "NEXT").write_text(new)
+        (run / "ensembles" / "NEXT").rename(run / "ensembles" / "CURRENT")
+        asking.wait_for(lambda: new in asking.ensembles)
+        asking.wait_for_answers(20)
+    assert set(asking.found) == {"200"}, asking.found
+    assert asking.ensembles == {old, new}
