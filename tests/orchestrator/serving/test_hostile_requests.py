@@ -56,8 +56,9 @@ def test_all_of_the_page_is_asked(url: str) -> None:
 
 @pytest.mark.parametrize(("path", "mode"), CASES)
 def test_no_request_makes_an_error_of_the_server(url: str, path: str, mode: GenerationMode) -> None:
-    pages = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    (operation,) = (found.ok() for found in pages.get_all_operations() if found.ok().path == path)
+    pages: Any = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [found.ok() for found in pages.get_all_operations()]
+    (operation,) = (found for found in operations if found.path == path)
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
