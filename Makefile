@@ -19,7 +19,7 @@ endef
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak hostile lint format screenshots clean distclean
 .PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
-.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning bench-prepare
+.PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning bench-prepare bench-serving bench-scaling
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; \
@@ -84,6 +84,12 @@ bench-featurizing: .venv/.stamp ## Time text to features beside scikit-learn; ne
 
 bench-prepare: .venv/.stamp ## Measure quality, pace and memory of prepare; resumable; needs MANYWORLDS_DATA
 	@.venv/bin/python -m benchmarks.prepare
+
+bench-scaling: .venv/.stamp ## Time worlds on more slots, and the driver of a thousand; 20 minutes
+	@.venv/bin/python -m benchmarks.scaling
+
+bench-serving: .venv/.stamp ## Load the service that answers for the demo's run; six minutes; needs wrk
+	@.venv/bin/python -m benchmarks.serving
 
 bench-checkpointing: .venv/.stamp ## Time what checkpoints cost a step, and what they save
 	@.venv/bin/python -m benchmarks.checkpointing

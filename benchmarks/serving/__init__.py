@@ -1,0 +1,1 @@
+"""How the service answers under load, and what it does when a replica dies."""
