@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -256,6 +257,28 @@ class Page:
             asked["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         found = self.call("Page.captureScreenshot", asked)
         path.write_bytes(base64.b64decode(found["data"]))
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of `rgb(...)`, as WCAG defines it."""
+    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """Return how far two colours are apart, from 1 to 21, as WCAG defines it."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def color(page: Page, selector: str, kind: str = "color") -> str:
+    """Return a colour of the first such element, as `rgb(...)`."""
+    found = page.evaluate(f"getComputedStyle(document.querySelector('{selector}'))['{kind}']")
+    assert isinstance(found, str)
+    return found
 
 
 def _loaded(event: dict[str, Any], loader: str) -> bool:

@@ -66,7 +66,7 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "rows.parquet"
 
 
-def test_the_wheel_holds_the_packages_the_presets_and_the_page_of_reports(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_the_presets_and_the_pages(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     presets = {f"orchestrator/conf/{path.name}" for path in (ROOT / "conf").glob("*.yaml")}
     code = {
@@ -74,10 +74,11 @@ def test_the_wheel_holds_the_packages_the_presets_and_the_page_of_reports(wheel:
         for package in ("orchestrator", "workers")
         for path in (ROOT / package).rglob("*.py")
     }
-    page = {f"orchestrator/report/{name}" for name in ("page.html", "style.css")}
+    pages = {f"orchestrator/report/{name}" for name in ("page.html", "style.css")}
+    pages |= {f"orchestrator/serving/page/page.{kind}" for kind in ("html", "css", "js")}
     metadata = {name for name in inside if name.startswith(f"manyworlds-{VERSION}.dist-info/")}
     assert "orchestrator/conf/default.yaml" in presets
-    assert inside - metadata == code | presets | page
+    assert inside - metadata == code | presets | pages
     assert f"manyworlds-{VERSION}.dist-info/licenses/LICENSE" in metadata
 
 
