@@ -282,9 +282,9 @@ def color(page: Page, selector: str, kind: str = "color") -> str:
 
 
 def _loaded(event: dict[str, Any], loader: str) -> bool:
-    params = event["params"]
-    told = event["method"] == "Page.lifecycleEvent" and params["loaderId"] == loader
-    return told and params["name"] == "load"
+    if event["method"] != "Page.lifecycleEvent":
+        return False
+    return (event["params"]["loaderId"], event["params"]["name"]) == (loader, "load")
 
 
 def _complaint(event: dict[str, Any]) -> str | None:
