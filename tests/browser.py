@@ -1,8 +1,12 @@
 """Chromium without a window, driven by its own protocol through a pipe: no port, no driver.
 
 with Browser(tmp_path) as browser:
-    page = browser.open(path, width=400, dark=True)
+    page = browser.open(path_or_url, width=400, dark=True)
     assert page.complaints == []
+    page.click("#query")
+    page.type("words")
+    page.press("Enter")
+    page.until("document.querySelector('.answer') !== null")
     page.evaluate("document.title")
     page.screenshot(tmp_path / "page.png")
 """
@@ -14,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -40,6 +45,17 @@ _FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
+_KEYS = {
+    "Backspace": (8, ""),
+    "Tab": (9, ""),
+    "Enter": (13, "\r"),
+    "Escape": (27, ""),
+    "ArrowLeft": (37, ""),
+    "ArrowUp": (38, ""),
+    "ArrowRight": (39, ""),
+    "ArrowDown": (40, ""),
+}
+"""Codes, and what is typed, of keys that are no signs."""
 # Chromium reads commands from descriptor 3 and answers on 4.
 _START = """
 import fcntl, os, sys
@@ -104,8 +120,10 @@ class Browser:
         os.close(self._in)
         os.close(self._out)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
-        """Open a file in a new tab of this size, and return when it is there."""
+    def open(
+        self, what: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> Page:
+        """Open a file or a URL in a new tab of this size, and return when it is there."""
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         attached = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})
         page = Page(self, attached["sessionId"])
@@ -115,8 +133,14 @@ class Browser:
         page.call("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", {"features": [scheme]})
-        page.call("Page.navigate", {"url": path.as_uri()})
-        while not any(event["method"] == "Page.loadEventFired" for event in page.events):
+        # A tab that nobody looks at has no focus, hence no keys.
+        page.call("Emulation.setFocusEmulationEnabled", {"enabled": True})
+        url = what.as_uri() if isinstance(what, Path) else what
+        page.call("Page.setLifecycleEventsEnabled", {"enabled": True})
+        begun = page.call("Page.navigate", {"url": url})
+        assert "errorText" not in begun, f"{url}: {begun['errorText']}"
+        # The empty tab is loaded too.
+        while not any(_loaded(event, begun["loaderId"]) for event in page.events):
             self._events.append(self._receive())
         return page
 
@@ -188,6 +212,43 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def until(self, script: str) -> None:
+        """Wait until a JavaScript expression, or what it promises, is true."""
+        looks = (
+            f"(async () => {{ while (!(await ({script})))"
+            " await new Promise(done => setTimeout(done, 5)); })()"
+        )
+        asked = {"expression": looks, "awaitPromise": True}
+        found = self.call("Runtime.evaluate", asked)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+
+    def type(self, text: str) -> None:
+        """Press the keys of a text, one after the other, wherever the focus is."""
+        for sign in text:
+            self.press(sign)
+
+    def press(self, key: str, *, times: int = 1) -> None:
+        """Press a key, by its name in JavaScript: `a`, `Enter`, `ArrowDown`, ..."""
+        code, text = _KEYS.get(key, (0, key))
+        pressed = {"key": key, "windowsVirtualKeyCode": code}
+        for _ in range(times):
+            self.call("Input.dispatchKeyEvent", {"type": "keyDown", "text": text, **pressed})
+            self.call("Input.dispatchKeyEvent", {"type": "keyUp", **pressed})
+
+    def click(self, selector: str) -> None:
+        """Click on the middle of an element."""
+        x, y = self.evaluate(
+            f"""(() => {{
+                const one = document.querySelector({json.dumps(selector)});
+                one.scrollIntoView({{block: 'nearest'}});
+                const box = one.getBoundingClientRect();
+                return [box.left + box.width / 2, box.top + box.height / 2];
+            }})()"""
+        )
+        event = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", {"type": kind, **event})
+
     def screenshot(self, path: Path, *, height: float | None = None) -> None:
         """Write a PNG of the page, beyond the window too; of all of it, or its first pixels."""
         asked: dict[str, Any] = {"captureBeyondViewport": True}
@@ -196,6 +257,34 @@ class Page:
             asked["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         found = self.call("Page.captureScreenshot", asked)
         path.write_bytes(base64.b64decode(found["data"]))
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of `rgb(...)`, as WCAG defines it."""
+    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """Return how far two colours are apart, from 1 to 21, as WCAG defines it."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def color(page: Page, selector: str, kind: str = "color") -> str:
+    """Return a colour of the first such element, as `rgb(...)`."""
+    found = page.evaluate(f"getComputedStyle(document.querySelector('{selector}'))['{kind}']")
+    assert isinstance(found, str)
+    return found
+
+
+def _loaded(event: dict[str, Any], loader: str) -> bool:
+    if event["method"] != "Page.lifecycleEvent":
+        return False
+    return (event["params"]["loaderId"], event["params"]["name"]) == (loader, "load")
 
 
 def _complaint(event: dict[str, Any]) -> str | None:

@@ -74,11 +74,11 @@ def test_the_wheel_holds_the_packages_the_presets_and_the_pages(wheel: Path) -> 
         for package in ("orchestrator", "workers")
         for path in (ROOT / package).rglob("*.py")
     }
-    page = {f"orchestrator/report/{name}" for name in ("page.html", "style.css")}
-    page |= {f"orchestrator/serving/page/page.{kind}" for kind in ("css", "html", "js")}
+    pages = {f"orchestrator/report/{name}" for name in ("page.html", "style.css")}
+    pages |= {f"orchestrator/serving/page/page.{kind}" for kind in ("html", "css", "js")}
     metadata = {name for name in inside if name.startswith(f"manyworlds-{VERSION}.dist-info/")}
     assert "orchestrator/conf/default.yaml" in presets
-    assert inside - metadata == code | presets | page
+    assert inside - metadata == code | presets | pages
     assert f"manyworlds-{VERSION}.dist-info/licenses/LICENSE" in metadata
 
 

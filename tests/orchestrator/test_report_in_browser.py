@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from orchestrator.report import write
 from orchestrator.run import Run
-from tests.browser import MISSING, Browser, Page, chromium
+from tests.browser import MISSING, Browser, Page, chromium, color, contrast, luminance
 from tests.orchestrator.builders import begun
 from tests.orchestrator.reported import HOSTILE, eventful, measure
 
@@ -124,26 +123,6 @@ def test_words_are_large_enough_and_ticks_apart(browser: Browser, report: Path, 
         }).length"""
     )
     assert overlaps == 0
-
-
-def luminance(color: str) -> float:
-    """Return the relative luminance of `rgb(...)`, as WCAG defines it."""
-    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
-    red, green, blue = (
-        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def color(page: Page, selector: str, kind: str = "color") -> str:
-    found = page.evaluate(f"getComputedStyle(document.querySelector('{selector}'))['{kind}']")
-    assert isinstance(found, str)
-    return found
 
 
 def test_contrast_is_enough_in_the_dark_and_in_the_light(browser: Browser, report: Path) -> None:
