@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.scripts.scripts import start
 
 from tests.docker.files import (
@@ -43,6 +44,14 @@ def groups(name: str) -> list[tuple[dict[str, Any], bool]]:
     """Return the groups of a KubeRay file, and whether each is the head's."""
     spec = cluster(name)
     return [(spec["headGroupSpec"], True), *((group, False) for group in spec["workerGroupSpecs"])]
+
+
+def node_types(name: str) -> dict[str, dict[str, Any]]:
+    """Return what Ray's autoscaler reads in the groups of a file."""
+    resource = {"metadata": {"name": "manyworlds", "namespace": "default"}, "spec": cluster(name)}
+    found = autoscaling_config._derive_autoscaling_config_from_ray_cr(resource)
+    types: dict[str, dict[str, Any]] = found["available_node_types"]
+    return types
 
 
 def in_launcher(name: str) -> list[str]:

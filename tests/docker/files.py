@@ -44,6 +44,13 @@ def cluster(name: str) -> dict[str, Any]:
     return spec
 
 
+def job_settings() -> dict[str, Any]:
+    """Return the settings that the RayJob trains with."""
+    (made,) = [found for found in documents("kuberay/rayjob.yaml") if found["kind"] == "ConfigMap"]
+    settings: dict[str, Any] = yaml.safe_load(made["data"]["settings.yaml"])
+    return settings
+
+
 def instructions() -> list[Instruction]:
     """Return the instructions of the Dockerfile."""
     lines = (DOCKER / "Dockerfile").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Starts the services of a compose file and runs commands; for a process with namespaces of its own.
+"""Starts the services of a compose file and runs commands, in namespaces of its own.
 
 It reads a plan as JSON from its standard input, and writes one line of JSON for every command.
 The process is the first of its PID namespace: with it, all that it started ends.

@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-API = {"ConfigMap": "v1", "RayCluster": "ray.io/v1", "RayJob": "ray.io/v1", "RayService": "ray.io/v1"}
+API = {
+    "ConfigMap": "v1",
+    "RayCluster": "ray.io/v1",
+    "RayJob": "ray.io/v1",
+    "RayService": "ray.io/v1",
+}
 
 _FIELDS = {
     "ConfigMap": "apiVersion kind metadata:ObjectMeta data:map",

@@ -20,8 +20,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator import api
 from tests.docker import commands
-from tests.docker.files import DOCKER, ROOT, document, image_environment
-from tests.docker.test_kuberay import job_settings, node_types
+from tests.docker.files import DOCKER, ROOT, document, image_environment, job_settings
 from tests.orchestrator.builders import CLASSES, searches, write
 
 NAMESPACES = "unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc"
@@ -31,6 +30,8 @@ SECRETS = {
     "RAY_AUTH_TOKEN": "loopback-token-4711-4711",
 }
 RAYJOB = "kuberay/rayjob.yaml"
+SMALL = 80 << 20
+"""Bytes of the object store."""
 
 
 def surroundings(**more: str) -> dict[str, str]:
@@ -40,7 +41,7 @@ def surroundings(**more: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
-def without_reason() -> set[tuple[str, str]]:
+def left_out() -> set[tuple[str, str]]:
     """Return the commands that the README says no test has run, by file."""
     rows = re.findall(
         r"^\| (\S+) \| `(.+)` \| \S.* \|$", (DOCKER / "README.md").read_text(), re.MULTILINE
@@ -56,7 +57,7 @@ def run_here() -> set[tuple[str, str]]:
 
 
 def test_every_command_is_run_or_the_readme_says_why_not() -> None:
-    collected, run, left = commands.collected(), run_here(), without_reason()
+    collected, run, left = commands.collected(), run_here(), left_out()
     assert len(run) == 10
     assert sorted(collected - run - left) == []
     assert sorted(left - collected) == []
@@ -66,23 +67,30 @@ def test_every_command_is_run_or_the_readme_says_why_not() -> None:
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
     """Hold a head and two workers that claim what the pods of the RayJob have."""
-    types = node_types(RAYJOB)
-    small = {"object_store_memory": 80 << 20}
-    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, **small}
-    found = Cluster(initialize_head=True, head_node_args=head)
-    for name in ("spot", "on-demand"):
-        resources, labels = types[name]["resources"], types[name]["labels"]
-        found.add_node(
-            num_cpus=resources["CPU"], num_gpus=resources["GPU"], labels=labels, **small
-        )
-    yield found
-    found.shutdown()  # type: ignore[no-untyped-call]
+    types = commands.node_types(RAYJOB)
+    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": SMALL})
+    try:
+        for name in ("spot", "on-demand"):
+            resources = types[name]["resources"]
+            found.add_node(
+                num_cpus=resources["CPU"],
+                num_gpus=resources["GPU"],
+                labels=types[name]["labels"],
+                object_store_memory=SMALL,
+                wait=False,
+            )
+        found.wait_for_nodes()
+        yield found
+    finally:
+        found.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_the_entrypoint_of_the_job_runs_on_workers_alone(nodes: Cluster, tmp_path: Path) -> None:
     settings = job_settings()
     settings["worlds"] = 2
-    settings["data"] |= {"train": write(tmp_path / "rows.parquet", searches(300)), "classes": CLASSES}
+    rows = write(tmp_path / "rows.parquet", searches(300))
+    settings["data"] |= {"train": rows, "classes": CLASSES}
     settings["partition"]["buckets"] = 16
     small = {"features": {"dimension": 512}, "model": {"hidden": [8]}, "training": {"epochs": 1}}
     path = tmp_path / "settings.yaml"
@@ -100,12 +108,13 @@ def test_the_entrypoint_of_the_job_runs_on_workers_alone(nodes: Cluster, tmp_pat
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (tmp_path / "run" / "ensembles" / "CURRENT").is_file()
-    head = nodes.head_node.node_id
+    head: Any = nodes.head_node
+    workers = {node.node_id[:8] for node in nodes.worker_nodes}
     attempts = [made for state in api.status(environment["RUN"]).states for made in state.attempts]
     assert len(attempts) == 2
     for made in attempts:
         assert made.cause == "done"
-        assert head[:8] not in str(made.node)
+        assert any(node in str(made.node) for node in workers - {head.node_id[:8]})
 
 
 def filled(value: Any) -> Any:

@@ -33,7 +33,7 @@ HEALTH = {"interval", "start_interval", "start_period", "test", "timeout"}
 
 
 def unknown(service: dict[str, Any]) -> set[str]:
-    return (service.keys() - FIELDS) | (service["healthcheck"].keys() - HEALTH)
+    return set(service) - FIELDS | set(service["healthcheck"]) - HEALTH
 
 
 def seconds(duration: str) -> int:

@@ -152,7 +152,7 @@ def test_each_target_refuses_the_other_build_of_torch(stage: str) -> None:
     assert fits or "TORCH_INDEX" in ended.stderr
 
 
-def test_the_image_starts_with_the_help(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_image_starts_with_the_help() -> None:
     (found,) = of("CMD")
     assert found.text == '["manyworlds", "--help"]'
     assert run("from orchestrator.cli import main; main(['--help'])").returncode == 0

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.serve.schema import ServeDeploySchema
 
 from orchestrator.config import RunConfig, load
 from orchestrator.serving.settings import ServingConfig
-from tests.docker import commands
-from tests.docker.files import KUBERAY, VERSION, cluster, document, documents, image_environment, pins
+from tests.docker import commands, files
+from tests.docker.files import (
+    KUBERAY,
+    VERSION,
+    cluster,
+    document,
+    documents,
+    image_environment,
+    pins,
+)
 from tests.docker.kuberay_types import problems
 
 SPOT = "ray.io/market-type"
@@ -32,14 +39,6 @@ def pods(name: str) -> list[dict[str, Any]]:
 
 def containers(name: str) -> list[dict[str, Any]]:
     return [container for pod in pods(name) for container in pod["containers"]]
-
-
-def node_types(name: str) -> dict[str, dict[str, Any]]:
-    """Return what Ray's autoscaler reads in the groups of a file."""
-    resource = {"metadata": {"name": "manyworlds", "namespace": "default"}, "spec": cluster(name)}
-    found = autoscaling_config._derive_autoscaling_config_from_ray_cr(resource)
-    types: dict[str, dict[str, Any]] = found["available_node_types"]
-    return types
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -67,7 +66,11 @@ def test_every_field_is_one_of_its_type(name: str) -> None:
         ("spec/rayClusterSpec/headGroupSpec/rayStartParams/num-cpus", 0, "expected a string"),
         ("spec/rayClusterSpec/workerGroupSpecs/0/maxReplica", 3, "WorkerGroupSpec has no such"),
         ("spec/rayClusterSpec/workerGroupSpecs/0/minReplicas", "0", "expected int"),
-        ("spec/rayClusterSpec/workerGroupSpecs/0/template/spec/nodeSelectors", {}, "PodSpec has no"),
+        (
+            "spec/rayClusterSpec/workerGroupSpecs/0/template/spec/nodeSelectors",
+            {},
+            "PodSpec has no",
+        ),
         (
             "spec/rayClusterSpec/headGroupSpec/template/spec/containers/0/resource",
             {},
@@ -100,7 +103,7 @@ def test_what_is_lacking_is_found() -> None:
 
 @each_file
 def test_no_world_is_placed_on_the_head_which_is_on_demand(name: str) -> None:
-    head = node_types(name)["headgroup"]
+    head = commands.node_types(name)["headgroup"]
     assert cluster(name)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert head["resources"]["CPU"] == 0
     assert "GPU" not in head["resources"]
@@ -109,7 +112,7 @@ def test_no_world_is_placed_on_the_head_which_is_on_demand(name: str) -> None:
 
 @each_file
 def test_workers_with_gpus_are_spot_machines_first(name: str) -> None:
-    types = node_types(name)
+    types = commands.node_types(name)
     spot, other = types["spot"], types["on-demand"]
     assert (spot["labels"][SPOT], other["labels"][SPOT]) == ("spot", "on-demand")
     assert spot["priority"] > other["priority"]
@@ -187,17 +190,11 @@ def test_ray_reads_what_its_nodes_start_with(name: str) -> None:
         assert read["num_cpus"] == (0 if is_head else None)
 
 
-def job_settings() -> dict[str, Any]:
-    (made,) = [found for found in documents("kuberay/rayjob.yaml") if found["kind"] == "ConfigMap"]
-    settings: dict[str, Any] = yaml.safe_load(made["data"]["settings.yaml"])
-    return settings
-
-
 def test_the_settings_of_the_job_fit_its_workers(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text(yaml.safe_dump(job_settings()))
+    path.write_text(yaml.safe_dump(files.job_settings()))
     wanted: RunConfig = load(str(path), ["run=s3://bucket/run"])
-    worker = node_types("kuberay/rayjob.yaml")["spot"]["resources"]
+    worker = commands.node_types("kuberay/rayjob.yaml")["spot"]["resources"]
     # Not auto: nobody knows yet what the machines will have.
     assert wanted.cluster.cpus_per_world == worker["CPU"]
     assert wanted.cluster.gpus_per_world == worker["GPU"]
@@ -221,9 +218,9 @@ def test_ray_serve_reads_the_configuration_of_the_service() -> None:
     (application,) = read.applications
     assert read.http_options.host == "0.0.0.0"
     given = dict(application.args)
-    assert given.keys() <= {field.name for field in fields(ServingConfig)}
+    assert given.keys() <= {field.name for field in dataclasses.fields(ServingConfig)}
     settings = ServingConfig(**given).validate()
-    worker = node_types("kuberay/rayservice.yaml")["spot"]["resources"]
+    worker = commands.node_types("kuberay/rayservice.yaml")["spot"]["resources"]
     assert (settings.cpus, settings.gpus) == (worker["CPU"], worker["GPU"])
     assert settings.token == "env:MANYWORLDS_TOKEN"
 

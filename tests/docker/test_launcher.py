@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from jsonschema import ValidationError
+from jsonschema import ValidationError  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.docker import commands
