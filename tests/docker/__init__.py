@@ -1,0 +1,1 @@
+"""Tests of the images, the Kubernetes files and the launchers' files: docker/README.md."""
