@@ -1,11 +1,11 @@
-"""The pictures of the README: a run while it trains, and its report afterwards.
+"""The pictures of the README: a run while it trains, its report, and the page that answers.
 
     python -m benchmarks.screenshots
 
 Trains eight worlds of a generated product search on a local Ray cluster, while somebody kills one
 of their processes now and then, measures the ensemble, writes its report, and takes the pictures
-in Chromium. Writes docs/images/live.png and report.png, its first half; QUICK=1 only shows that it
-runs.
+in Chromium. Writes docs/images/live.png and report.png, its first half. The page is that of the
+run of `make demo`, which must be there: page.png. QUICK=1 only shows that it runs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import ray
 from rich.console import Console
@@ -32,6 +33,8 @@ from orchestrator.ensemble.ensemble import Ensemble
 from orchestrator.ensemble.evaluation import evaluate
 from orchestrator.executors.cluster import connect
 from orchestrator.report import write
+from orchestrator.serving import alone
+from orchestrator.serving.settings import ServingConfig
 from orchestrator.views import WorldView
 from tests.browser import Browser
 
@@ -45,6 +48,11 @@ _SHOWN = """[...document.querySelectorAll("h2")]
     .find((heading) => heading.textContent === "Slowest worlds")
     .parentElement.getBoundingClientRect().top"""
 """How much of the report is in its picture."""
+DEMO = ROOT / "runs" / "api_search" / "run"
+"""The run that answers on the page."""
+_QUESTION = {"q": "read a table from a parquet file"}
+_EXPLAINED = "document.querySelectorAll('.vote').length > 0"
+_ASKED = "document.querySelectorAll('.answer').length > 0"
 _THEME = TerminalTheme(
     (22, 27, 34),
     (213, 218, 224),
@@ -85,6 +93,8 @@ class Camera:
 
 def main() -> None:
     """Train, measure, and take the pictures."""
+    if not DEMO.exists():
+        raise SystemExit(f"{DEMO}: expected the run of the demo, found none; make demo trains it")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         camera, run = trained(folder)
@@ -99,6 +109,13 @@ def main() -> None:
             browser.open(terminal, width=10, height=10).screenshot(images / "live.png")
             page = browser.open(report, width=1280, height=900)
             page.screenshot(images / "report.png", height=page.evaluate(_SHOWN))
+            with alone.serving(ServingConfig(ensemble=str(DEMO), port=0)) as url:
+                page = browser.open(f"{url}/#{urlencode(_QUESTION)}", width=1280, height=900)
+                page.until(_ASKED)
+                page.press("ArrowDown")
+                page.press("Enter")
+                page.until(_EXPLAINED)
+                page.screenshot(images / "page.png")
         for path in sorted(images.glob("*.png")):
             print(f"{path.name}: {path.stat().st_size:,} bytes")
 

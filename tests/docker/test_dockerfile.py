@@ -16,7 +16,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from orchestrator.executors import cluster
+from orchestrator.executors import cluster, serve
 from tests.docker.files import (
     DOCKER,
     ROOT,
@@ -167,5 +167,5 @@ def test_the_image_starts_with_the_help() -> None:
 
 def test_nodes_have_the_environment_that_this_package_gives_to_clusters_of_its_own() -> None:
     environment = image_environment()
-    assert cluster._QUIET.items() <= environment.items()
+    assert (cluster._QUIET | serve._ENVIRONMENT).items() <= environment.items()
     assert environment["HOME"].startswith("/home/")
