@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak hostile lint format screenshots clean distclean
+.PHONY: help demo test chaos soak hostile lint format screenshots figures clean distclean
 .PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
 .PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning bench-prepare bench-serving bench-scaling
 
@@ -96,6 +96,9 @@ bench-checkpointing: .venv/.stamp ## Time what checkpoints cost a step, and what
 
 screenshots: .venv/.stamp ## Train, and take the pictures of the README in Chromium; five minutes
 	@.venv/bin/python -m benchmarks.screenshots
+
+figures: .venv/.stamp ## Draw the figures of docs/ from code and measured results
+	@.venv/bin/python -m benchmarks.figures
 
 clean: ## Remove builds and caches
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
