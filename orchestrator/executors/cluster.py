@@ -43,7 +43,7 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or _started_here() or "local"
+        address = os.environ.get("RAY_ADDRESS") or started_here() or "local"
     try:
         _init(address, resources or {})
     except (ConnectionError, ImportError, OSError, RuntimeError, ValueError) as error:
@@ -102,7 +102,7 @@ def _init(address: str, resources: Mapping[str, float]) -> None:
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)  # type: ignore[arg-type]
 
 
-def _started_here() -> str | None:
+def started_here() -> str | None:
     """Return the address of the cluster that `ray start` left word of, if it is still up."""
     # Ray's own `auto` also joins clusters that other programs started for themselves.
     with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
