@@ -76,7 +76,7 @@ def machines() -> dict[str, Machine]:
     """Return the machines of the cluster that are alive, by Ray's ids for them."""
     return {
         node["NodeID"]: Machine(
-            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["Labels"]
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]

@@ -238,6 +238,7 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(site: Site, tmp_path: Pat
         ("cluster.gpus_per_world=0.5", "0.5 GPU each"),
         ("cluster.cpus_per_world=4", "4 CPUs each"),
         ("cluster.max_parallel=2", "2 at a time at most"),
+        ("cluster.machines=[a=b,a=!c]", "on machines with a=b, else a=!c"),
         ("cluster.address=local", "on Ray at address local"),
     ],
 )

@@ -21,7 +21,7 @@ def attempt(began: float, ended: float | None = None) -> Attempt:
         None if hour is None else (BEGAN + timedelta(hours=hour)).isoformat()
         for hour in (began, ended)
     )
-    return Attempt(name="01-a", started_at=first or "", ended_at=last)
+    return Attempt(name="01-a", started_at=first or "", ended_at=last, node="host")
 
 
 def test_the_hours_of_all_attempts_count_by_their_gpus() -> None:
