@@ -32,6 +32,10 @@ def train(arguments: Arguments) -> int:
         return submitting.train(arguments, wanted)
     many = plural(wanted.worlds, "world")
     show([f"run {wanted.run}: {many}, {reports.placement(wanted.cluster)}"])
+    if wanted.cluster.address == "auto":
+        from orchestrator.executors import cluster
+
+        show(filter(None, [cluster.foretold(wanted.cluster.address)]))
     with display.choose() as shown:
         summary = api.train(wanted, listener=shown.show, take_over=arguments.take_over)
     return _finished(summary)

@@ -83,7 +83,7 @@ DEFAULTS = {
     "cluster.gpus_per_world": "auto",
     "cluster.cpus_per_world": "auto",
     "cluster.max_parallel": None,
-    "cluster.machines": [],
+    "cluster.machines": (),
     "cluster.pending_timeout": 600.0,
     "retry.error": 3,
     "retry.out_of_memory": 1,
