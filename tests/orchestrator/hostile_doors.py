@@ -188,9 +188,7 @@ def doors(path: str) -> list[str]:
 
 def _may_differ(case: Case, door: str) -> bool:
     """Return whether a door may give another answer: nothing vouches for what it shows."""
-    if (door, case.path.rpartition("/")[2]) in TOLD or (
-        door == "report" and "/metrics/" in case.path
-    ):
+    if (door, case.path.rpartition("/")[2]) in TOLD or (door == "report" and "/metrics/" in case.path):
         return True
     # The name of an ensemble's folder vouches for its manifest, and that for the weights;
     # the receipts vouch for the identity.
