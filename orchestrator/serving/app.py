@@ -112,7 +112,11 @@ class _Service:
         # One: an ensemble computes with all of its threads, one batch at a time.
         self._executor = ThreadPoolExecutor(1, "manyworlds-answer")
         self._found = await asyncio.to_thread(
-            Answerer, config.ensemble, threads=config.cpus, device=config.device
+            Answerer,
+            config.ensemble,
+            threads=config.cpus,
+            device=config.device,
+            folder=config.copies,
         )
         self._batcher: Batcher[_Kind, pa.Table, Answers] = Batcher(
             self._answer, self._executor, most=config.batch, waiting=config.waiting
