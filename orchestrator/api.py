@@ -21,7 +21,7 @@ from orchestrator.cleaning import Item
 from orchestrator.config import RunConfig, load, override
 from orchestrator.driving import Listener, RunSummary, drive
 from orchestrator.ensemble.artefact import served
-from orchestrator.inputs import absolute
+from orchestrator.inputs import anchored
 from orchestrator.lease import Lease, Owner, is_alive, owner_of
 from orchestrator.logs import Log
 from orchestrator.observers import Observer
@@ -102,7 +102,8 @@ def train(
     if config is not None and preset is not None:
         raise ConfigError("expected a config or a preset, found both; give one of them")
     wanted = load(preset, overrides) if config is None else override(config, overrides)
-    wanted = _anchored(wanted)
+    # Attempts run in other folders, maybe elsewhere.
+    wanted = replace(anchored(wanted), run=Storage(wanted.run).uri)
     with Lease(Storage(wanted.run), take_over=take_over) as lease:
         return drive(wanted, lease, None, listener, observers)
 
@@ -290,21 +291,3 @@ def merge(
 
 def _config_of(run: Run) -> RunConfig:
     return RunConfig.from_parts(run.uri, run.identity, run.settings).validate()
-
-
-def _anchored(config: RunConfig) -> RunConfig:
-    """Return `config` with absolute paths: attempts run in other folders, maybe elsewhere."""
-    data, folder = config.data, config.watch.tensorboard
-    return replace(
-        config,
-        run=Storage(config.run).uri,
-        data=replace(
-            data,
-            train=absolute(data.train),
-            validation=data.validation and absolute(data.validation),
-            class_names=data.class_names and absolute(data.class_names),
-        ),
-        watch=replace(
-            config.watch, tensorboard=absolute(folder) if folder not in (None, "auto") else folder
-        ),
-    )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from orchestrator import presets, schema
+from orchestrator import labels, presets, schema
 from orchestrator.observers.settings import WatchConfig
 from workers.config import (
     TOLERANCES,
@@ -46,11 +46,14 @@ class ClusterConfig:
     worlds one after the other in this process."""
     gpus_per_world: float | Literal["auto"] = "auto"
     """GPUs of each world; below 1 several worlds share one, 0 runs on CPUs. `auto`: 1 where the
-    cluster has GPUs, else 0."""
+    cluster has GPUs when the run begins, else 0."""
     cpus_per_world: int | Literal["auto"] = "auto"
     """CPUs of each world. `auto`: a fair share of a node for each world that fits on it."""
     max_parallel: int | None = None
-    """Worlds that run at the same time at most; null: as many as fit."""
+    """Worlds that run at the same time at most; null: as many as fit. So many are asked for, also
+    while there is no room for them: that is what an autoscaler goes by."""
+    machines: tuple[str, ...] = ()
+    """Which machines worlds run on, by labels, the first choice first; none: any."""
     pending_timeout: float = 600.0
     """Seconds to wait while not one world can be placed, before the run gives up."""
 
@@ -76,6 +79,8 @@ class ClusterConfig:
             found.append(
                 f"cluster.max_parallel: expected null or at least 1, found {self.max_parallel}"
             )
+        wrong = [problem for choice in self.machines if (problem := labels.problem_of(choice))]
+        found += [f"cluster.machines: {problem}" for problem in wrong[:1]]
         if not self.pending_timeout > 0:
             found.append(
                 "cluster.pending_timeout: expected a positive number of seconds,"

@@ -235,7 +235,7 @@ class Driver:
     def _place(self, world: _World, event: Started) -> None:
         world.place, world.lacking = event.place, ""
         self._placement.settled(event.world)
-        self._change(world, transitions.placed(world.state, event.node))
+        self._change(world, transitions.placed(world.state, event.node, self._time()))
 
     def _end(self, world: _World, event: Ended) -> None:
         winner, refusal = self._run.accept(event.world)

@@ -173,6 +173,8 @@ def _executor(config: RunConfig, worlds: int, watchers: Watchers) -> Executor:
         address=cluster.address,
         gpus_per_world=cluster.gpus_per_world,
         cpus_per_world=cluster.cpus_per_world,
+        wanted=cluster.max_parallel or 0,
+        choices=cluster.machines,
     )
     watchers.add(RayMetrics())
     return executor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,21 @@ def _check_names(uri: str, data: DataConfig) -> None:
 def absolute(uri: str) -> str:
     """Return a path that means the same in any folder; URIs do."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """Return `config` with paths that mean the same in any folder."""
+    data, folder = config.data, config.watch.tensorboard
+    return replace(
+        config,
+        run=absolute(config.run),
+        data=replace(
+            data,
+            train=absolute(data.train),
+            validation=data.validation and absolute(data.validation),
+            class_names=data.class_names and absolute(data.class_names),
+        ),
+        watch=replace(
+            config.watch, tensorboard=absolute(folder) if folder not in (None, "auto") else folder
+        ),
+    )

@@ -38,8 +38,11 @@ class Spending:
 def hours_of(attempt: Attempt, now: datetime | None = None) -> float:
     """Return the hours of an attempt; of one that runs, or whose end nobody wrote, until `now`.
 
-    None of one that has no end, without `now`; nor of times that are none.
+    None of one that has no end, without `now`; nor of times that are none; nor of one that was
+    never placed.
     """
+    if attempt.node is None:
+        return 0.0
     try:
         began = datetime.fromisoformat(attempt.started_at)
         ended = datetime.fromisoformat(attempt.ended_at) if attempt.ended_at else now

@@ -46,9 +46,10 @@ def begun(state: WorldState, attempt: str, time: str) -> WorldState:
     return replace(state, status="running", attempts=attempts)
 
 
-def placed(state: WorldState, node: str) -> WorldState:
-    """Return the state with the machine of its last attempt."""
-    return replace(state, attempts=(*state.attempts[:-1], replace(state.attempts[-1], node=node)))
+def placed(state: WorldState, node: str, time: str) -> WorldState:
+    """Return the state with the machine of its last attempt, which starts there now."""
+    last = replace(state.attempts[-1], node=node, started_at=time)
+    return replace(state, attempts=(*state.attempts[:-1], last))
 
 
 def finished(state: WorldState, winner: str) -> WorldState:

@@ -43,6 +43,7 @@ would bring.""",
     "train": """\
   manyworlds train quickstart run=runs/a data.train=rows data.classes=30000 data.text=[query]
   manyworlds train my-job.yaml worlds=16 cluster.gpus_per_world=0.5 --dry-run
+  manyworlds train my-job.yaml run=s3://bucket/a --submit http://head:8265
 Every key=value is a setting: conf/default.yaml lists them all with their defaults.
 The same command on the same run carries on where it stands.""",
     "resume": """\
@@ -138,6 +139,9 @@ class Arguments:
     calibrate: float = 10.0
     machines: str | None = None
     target_hours: float | None = None
+    submit: str | None = None
+    runtime_env: str | None = None
+    detach: bool = False
 
     def first(self, what: str) -> str:
         """Return the first word.
@@ -167,8 +171,17 @@ class Arguments:
         """Return the command that goes on after an interruption; None: there is nothing to do."""
         if self.verb not in ("prepare", "train", "resume", "grow"):
             return None
-        options = [] if self.worlds is None else ["--worlds", ",".join(map(str, self.worlds))]
-        return shlex.join(["manyworlds", self.verb, *self.words, *options])
+        return shlex.join(["manyworlds", *self.again()])
+
+    def again(self) -> list[str]:
+        """Return the words of the same command once more."""
+        submit = [] if self.submit is None else ["--submit", self.submit]
+        environment = [] if self.runtime_env is None else ["--runtime-env", self.runtime_env]
+        return [self.verb, *self.words, *self.only_worlds(), *submit, *environment]
+
+    def only_worlds(self) -> list[str]:
+        """Return the words of the option that names worlds."""
+        return [] if self.worlds is None else ["--worlds", ",".join(map(str, self.worlds))]
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -206,6 +219,15 @@ def parser() -> argparse.ArgumentParser:
     for verb in ("train", "resume", "grow"):
         made[verb].add_argument(
             "--take-over", action="store_true", help="drive the run even if another driver seems to"
+        )
+        made[verb].add_argument(
+            "--submit", metavar="ADDRESS", help="run this as a job of the Ray cluster there"
+        )
+        made[verb].add_argument(
+            "--runtime-env", metavar="FILE", help="what Ray shall prepare for the job, as YAML"
+        )
+        made[verb].add_argument(
+            "--detach", action="store_true", help="do not wait for the end of the job"
         )
     _words(made["status"], "RUN", "the run")
     made["status"].add_argument("--attempts", action="store_true", help="every attempt, too")

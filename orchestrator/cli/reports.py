@@ -66,7 +66,8 @@ def placement(cluster: ClusterConfig) -> str:
     cpus = "" if cluster.cpus_per_world == "auto" else f", {cluster.cpus_per_world} CPUs each"
     many = cluster.max_parallel
     at_once = f"{many} at a time at most" if many else "as many at a time as fit"
-    return f"{gpus}{cpus}, {at_once}, on Ray at address {cluster.address}"
+    where = f", on machines with {', else '.join(cluster.machines)}" if cluster.machines else ""
+    return f"{gpus}{cpus}, {at_once}{where}, on Ray at address {cluster.address}"
 
 
 def status(found: RunStatus) -> dict[str, Any]:

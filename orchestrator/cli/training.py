@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from orchestrator import api, config, display
-from orchestrator.cli import reports
+from orchestrator.cli import reports, submitting
 from orchestrator.cli.arguments import RUN, Arguments, whole
 from orchestrator.cli.output import following, show
 from orchestrator.inputs import open_inputs
@@ -26,10 +26,16 @@ def train(arguments: Arguments) -> int:
     if arguments.dry_run:
         data = Data.read(wanted, open_inputs(wanted))
         show([*reports.dry_run(wanted, size_of(wanted, data)), ""])
-        show(following([["train", *arguments.words], ["doctor", wanted.run]]))
+        show(following([arguments.again(), ["doctor", wanted.run]]))
         return OK
+    if submitting.asked(arguments):
+        return submitting.train(arguments, wanted)
     many = plural(wanted.worlds, "world")
     show([f"run {wanted.run}: {many}, {reports.placement(wanted.cluster)}"])
+    if wanted.cluster.address == "auto":
+        from orchestrator.executors import cluster
+
+        show(filter(None, [cluster.foretold(wanted.cluster.address)]))
     with display.choose() as shown:
         summary = api.train(wanted, listener=shown.show, take_over=arguments.take_over)
     return _finished(summary)
@@ -38,6 +44,8 @@ def train(arguments: Arguments) -> int:
 def resume(arguments: Arguments) -> int:
     """Go on with a run as its storage has it."""
     run = arguments.first(RUN)
+    if submitting.asked(arguments):
+        return submitting.go_on(arguments, run)
     with display.choose() as shown:
         summary = api.resume(
             run,
@@ -56,6 +64,8 @@ def grow(arguments: Arguments) -> int:
     others = [word for word in arguments.words[1:] if word not in counts]
     if len(counts) != 1:
         raise arguments.wrong(f"worlds=N once, found {', '.join(counts) or 'nothing'}")
+    if submitting.asked(arguments):
+        return submitting.go_on(arguments, run)
     with display.choose() as shown:
         summary = api.grow(
             run,

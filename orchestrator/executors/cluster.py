@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 
 import ray
+from ray.exceptions import AuthenticationError, RayError
 
 from orchestrator.executors.room import Machine
 from workers.errors import RunError
@@ -42,16 +43,32 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
         return False
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or _started_here() or "local"
+    address, why = _chosen(address)
     try:
         _init(address, resources or {})
-    except (ConnectionError, ImportError, OSError, RuntimeError, ValueError) as error:
+    except AuthenticationError as error:
         raise RunError(
-            f"cluster.address={address}: expected a Ray cluster, found none: {error};"
-            " start one with `ray start --head`, or use cluster.address=local"
+            f"cluster.address={address}: expected a Ray cluster{why} that takes this program's"
+            f" token, found: {error.message}; set RAY_AUTH_MODE=token, and the token in"
+            " RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names (default:"
+            " ~/.ray/auth_token), or use cluster.address=local"
+        ) from error
+    except (ConnectionError, ImportError, OSError, RuntimeError, ValueError, RayError) as error:
+        raise RunError(
+            f"cluster.address={address}: expected a Ray cluster{why}, found none that takes this"
+            f" program: {error}; start one with `ray start --head`, or use cluster.address=local"
         ) from error
     return True
+
+
+def foretold(address: str) -> str:
+    """Return which cluster `connect` will take for `auto`, in words; empty where it is plain."""
+    if address != "auto" or ray.is_initialized():
+        return ""
+    address, why = _chosen(address)
+    if address == "local":
+        return "no Ray cluster is named or runs here: one is started on this machine"
+    return f"Ray cluster at {address}{why}; cluster.address=local starts another"
 
 
 @contextlib.contextmanager
@@ -76,7 +93,7 @@ def machines() -> dict[str, Machine]:
     """Return the machines of the cluster that are alive, by Ray's ids for them."""
     return {
         node["NodeID"]: Machine(
-            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["Labels"]
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
@@ -102,7 +119,18 @@ def _init(address: str, resources: Mapping[str, float]) -> None:
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)  # type: ignore[arg-type]
 
 
-def _started_here() -> str | None:
+def _chosen(address: str) -> tuple[str, str]:
+    """Return the address that is meant, and for `auto` the words that say why."""
+    if address != "auto":
+        return address, ""
+    if (named := os.environ.get("RAY_ADDRESS", "auto")) not in ("", "auto"):
+        return named, ", which RAY_ADDRESS names"
+    if found := started_here():
+        return found, ", which runs on this machine already"
+    return "local", ""
+
+
+def started_here() -> str | None:
     """Return the address of the cluster that `ray start` left word of, if it is still up."""
     # Ray's own `auto` also joins clusters that other programs started for themselves.
     with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
@@ -121,6 +149,8 @@ def _knock(address: str) -> None:
         OSError: nobody is there.
         ValueError: it is no HOST:PORT.
     """
+    if "://" in address:
+        raise ValueError("it is no HOST:PORT, but a URL; that of a dashboard is for --submit")
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError("it is no HOST:PORT")

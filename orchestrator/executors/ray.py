@@ -36,6 +36,7 @@ from orchestrator.executors.base import (
 )
 from orchestrator.executors.memory import oom_kills
 from orchestrator.executors.room import Demand, Machine, demand_of
+from orchestrator.labels import selector_of, takes
 from workers.config import WorldConfig
 from workers.errors import RunError
 from workers.storage import Storage
@@ -85,6 +86,9 @@ class RayExecutor:
         address: see `orchestrator.executors.cluster.connect`.
         gpus_per_world: below 1: a share of one GPU; `auto`: 1 where there are any.
         cpus_per_world: `auto`: a fair share, see `demand_of`.
+        wanted: attempts that Ray is asked for though there is no room for them, so that an
+            autoscaler makes some.
+        choices: of machines, as `cluster.machines`; none: any.
         attempt: the function that trains; None: `workers.attempt.run_attempt`. Its module must
             be importable on all machines.
         local_resources: num_cpus and num_gpus of a new local cluster.
@@ -103,6 +107,8 @@ class RayExecutor:
         address: str = "auto",
         gpus_per_world: float | Literal["auto"] = "auto",
         cpus_per_world: int | Literal["auto"] = "auto",
+        wanted: int = 0,
+        choices: Sequence[str] = (),
         attempt: AttemptFunction | None = None,
         local_resources: Mapping[str, float] | None = None,
         count_kills: CountKills = oom_kills,
@@ -112,7 +118,10 @@ class RayExecutor:
         self._run_uri = Storage(run_uri).uri
         self._function = attempt
         self._count_kills = count_kills
-        machines = list(cluster.machines().values())
+        self._wanted = wanted
+        self._choices = [selector_of(choice) for choice in choices] or [{}]
+        self._drained: set[str] = set()
+        machines = list(self._staying().values())
         self.demand = demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
         self._config = _fitted(config, self.demand)
         self._actor_class: Any = ray.remote(WorldActor)
@@ -124,7 +133,6 @@ class RayExecutor:
         }
         self._live: dict[int, _Live] = {}
         self._ahead: list[Event] = []
-        self._drained: set[str] = set()
         self._look_at = 0.0
 
     @property
@@ -133,14 +141,19 @@ class RayExecutor:
         return self.demand.gpus
 
     def slots(self) -> int:
-        """Return how many worlds fit on the machines that are alive and stay."""
-        return sum(machine.room(self.demand) for machine in self._staying().values())
+        """Return how many worlds fit on the machines that are alive and stay, or are wanted."""
+        room = sum(machine.room(self.demand) for machine in self._staying().values())
+        return max(room, self._wanted)
 
     def start(self, world: int, attempt: str, *, avoid: frozenset[str] = frozenset()) -> None:
         """Ask Ray for an actor; it waits there until there is room."""
         avoid = avoid if self._fits_beside(avoid) else frozenset()
-        where = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
-        actor = self._actor_class.options(**self._options, label_selector=where)
+        beside = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
+        first, *others = [{**choice, **beside} for choice in self._choices]
+        fallback = [{"label_selector": choice} for choice in others] or None
+        actor = self._actor_class.options(
+            **self._options, label_selector=first, fallback_strategy=fallback
+        )
         machines = frozenset(self._staying())
         live = _Live(world, attempt, actor.remote(world, self._count_kills), avoid, machines)
         self._live[world] = live
@@ -187,9 +200,10 @@ class RayExecutor:
     def lacking(self) -> str:
         """Return the words for what a world needs beside what each machine has."""
         found = [f"{item.cpus:g} CPUs and {item.gpus:g} GPUs" for item in self._staying().values()]
+        kind = " that cluster.machines takes" if self._choices != [{}] else ""
         return (
             f"a world needs {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs on one"
-            f" machine, and there is {'; '.join(found) or 'no machine'}"
+            f" machine{kind}, and there is {'; '.join(found) or 'no machine'}"
         )
 
     def close(self) -> None:
@@ -200,10 +214,12 @@ class RayExecutor:
             ray.shutdown()
 
     def _staying(self) -> dict[str, Machine]:
+        """Return the machines that worlds may run on and that do not leave."""
         return {
             node: machine
             for node, machine in cluster.machines().items()
             if node not in self._drained
+            and any(takes(choice, machine.labels) for choice in self._choices)
         }
 
     def _fits_beside(self, avoid: frozenset[str]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 _CPUS_A_WORLD = 4
@@ -24,6 +24,7 @@ class Machine:
 
     cpus: float
     gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def room(self, demand: Demand) -> int:
         """Return how many worlds fit at the same time."""

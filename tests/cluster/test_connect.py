@@ -7,7 +7,9 @@ from typing import Literal
 
 import pytest
 import ray
+from ray.exceptions import AuthenticationError
 
+from orchestrator.executors import cluster
 from orchestrator.executors.cluster import connect
 from orchestrator.executors.room import Demand, Machine, demand_of
 from workers.errors import RunError
@@ -37,6 +39,38 @@ def test_the_address_of_the_environment_is_refused_likewise(
     monkeypatch.setenv("RAY_ADDRESS", closed)
     with pytest.raises(RunError, match=rf"cluster\.address={closed}: expected a Ray cluster"):
         connect("auto")
+
+
+def test_auto_says_which_cluster_it_takes(
+    alone: None, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "started_here", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster.foretold("auto").startswith("no Ray cluster is named or runs here")
+    monkeypatch.setattr(cluster, "started_here", lambda: closed)
+    assert f"{closed}, which runs on this machine already" in cluster.foretold("auto")
+    with pytest.raises(RunError, match=r"which runs on this machine already, found none that"):
+        connect("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert cluster.foretold("auto").startswith("Ray cluster at head:6379, which RAY_ADDRESS names")
+    assert cluster.foretold("local") == cluster.foretold("head:1") == ""
+
+
+def test_a_dashboard_is_no_cluster_to_join(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    with pytest.raises(RunError, match=r"that of a dashboard is for --submit"):
+        connect("auto")
+
+
+def test_a_token_that_a_cluster_refuses_is_told(
+    alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*words: object, **more: object) -> None:
+        raise AuthenticationError("it is another one")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(RunError, match=r"token, found: it is another one; set RAY_AUTH_MODE"):
+        connect("local")
 
 
 @pytest.mark.parametrize("address", ["cluster", "host:", "host:port"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 
 from orchestrator.config import load
+from orchestrator.executors import Started
 from orchestrator.spending import Spending, hours_of
 from orchestrator.state import Attempt, WorldState
 from tests.orchestrator.fakes import FakeExecutor, driver, make_run
@@ -21,7 +25,13 @@ def attempt(began: float, ended: float | None = None) -> Attempt:
         None if hour is None else (BEGAN + timedelta(hours=hour)).isoformat()
         for hour in (began, ended)
     )
-    return Attempt(name="01-a", started_at=first or "", ended_at=last)
+    return Attempt(name="01-a", started_at=first or "", ended_at=last, node="host")
+
+
+def hourly() -> Callable[[], datetime]:
+    """Return a clock that is an hour later whenever it is looked at."""
+    hours = count()
+    return lambda: BEGAN + timedelta(hours=next(hours))
 
 
 def test_the_hours_of_all_attempts_count_by_their_gpus() -> None:
@@ -40,6 +50,22 @@ def test_times_that_are_none_count_nothing() -> None:
     assert hours_of(attempt(3, 2)) == 0
 
 
+def test_an_attempt_that_waits_costs_nothing_until_it_is_placed() -> None:
+    waited = replace(attempt(0, 5), node=None)
+    assert hours_of(waited) == 0
+    executor = FakeExecutor(make_run(worlds=1))
+    executor.holding, executor.placing = True, False
+    held = driver(executor, now=lambda: BEGAN + timedelta(seconds=executor.now))
+    held.step()
+    executor.now = 7 * 3600.0
+    executor.events.append(Started(0, executor.live[0], "host", "place"))
+    held.step()
+    executor.now = 9 * 3600.0
+    executor.end(0)
+    held.step()
+    assert hours_of(executor.run.state(0).attempts[0]) == pytest.approx(2)
+
+
 def test_no_world_begins_above_the_cap_and_those_that_run_go_on() -> None:
     executor = FakeExecutor(make_run(worlds=4))
     executor.holding = True
@@ -50,8 +76,11 @@ def test_no_world_begins_above_the_cap_and_those_that_run_go_on() -> None:
         now=lambda: BEGAN + timedelta(seconds=executor.now),
     )
     capped.step()
+    # They are placed.
+    capped.step()
     executor.now = 3600.0
     executor.end(0)
+    capped.step()
     capped.step()
     capped.step()
     assert sorted(executor.live) == [1, 2]
@@ -72,7 +101,7 @@ def test_no_world_begins_above_the_cap_and_those_that_run_go_on() -> None:
 def test_a_run_with_more_to_spend_goes_on() -> None:
     run = make_run(worlds=2)
     executor = FakeExecutor(run)
-    clock = {"now": lambda: BEGAN + timedelta(hours=len(executor.started))}
+    clock = {"now": hourly()}
     first = driver(executor, max_parallel=1, spending=Spending(cap=0.5), **clock).run_to_end()
     assert len(first.done) == 1
     second = driver(executor, max_parallel=1, spending=Spending(cap=9.0), **clock).run_to_end()
@@ -82,7 +111,7 @@ def test_a_run_with_more_to_spend_goes_on() -> None:
 def test_worlds_that_the_driver_is_not_asked_for_count_too() -> None:
     run = make_run(worlds=2)
     executor = FakeExecutor(run)
-    clock = {"now": lambda: BEGAN + timedelta(hours=len(executor.started))}
+    clock = {"now": hourly()}
     driver(executor, only=[0], **clock).run_to_end()
     spent = driver(executor, only=[1], spending=Spending(cap=0.5), **clock).run_to_end()
     assert spent.pending == (1,)

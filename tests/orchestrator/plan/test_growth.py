@@ -50,7 +50,12 @@ def test_a_curve_without_three_doublings_is_left_as_it_is(worlds: tuple[int, ...
 def test_all_attempts_at_the_worlds_that_are_done_count() -> None:
     def state(index: int, status: str, *ends: str) -> WorldState:
         attempts = tuple(
-            Attempt(name=f"0{number}-a", started_at=f"2026-01-01T0{number}:00:00", ended_at=end)
+            Attempt(
+                name=f"0{number}-a",
+                started_at=f"2026-01-01T0{number}:00:00",
+                ended_at=end,
+                node="host",
+            )
             for number, end in enumerate(ends, start=1)
         )
         return WorldState(index=index, status=status, attempts=attempts)  # type: ignore[arg-type]

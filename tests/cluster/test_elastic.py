@@ -1,0 +1,207 @@
+"""Worlds that wait for machines, choose among them by label, and share their GPUs: for real."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from orchestrator.config import RetryConfig
+from orchestrator.driver import Driver, Summary, WorldStatus
+from orchestrator.executors.cluster import connect
+from orchestrator.executors.ray import RayExecutor
+from orchestrator.run import Run
+from tests.orchestrator.attempts import Call, attempt
+from workers.config import WorldConfig
+
+QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0)
+SMALL = 80 << 20
+"""Bytes of the object store."""
+GO = "go"
+"""The file in a run's folder that lets the attempts end."""
+MARKET = "ray.io/market-type"
+CHOICES = (f"{MARKET}=spot", f"{MARKET}=on-demand")
+
+Add = Callable[..., Any]
+Listener = Callable[[Sequence[WorldStatus]], None]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Return a cluster of a head that has no room for worlds."""
+    head = {
+        "num_cpus": 0,
+        "num_gpus": 0,
+        "object_store_memory": SMALL,
+        "include_dashboard": False,
+        "_system_config": {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500},
+    }
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    assert connect(nodes.address)
+    yield nodes
+    ray.shutdown()
+    shutdown: Callable[[], None] = nodes.shutdown
+    shutdown()
+
+
+@pytest.fixture
+def add(cluster: Cluster) -> Iterator[Add]:
+    """Return what adds a machine of so many GPUs, of a market; they go after the test."""
+
+    def machine(gpus: int, market: str = "") -> Any:
+        labels = {MARKET: market} if market else {}
+        return cluster.add_node(num_cpus=4, num_gpus=gpus, object_store_memory=SMALL, labels=labels)
+
+    yield machine
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(str(tmp_path / "run"), {"seed": 3}, {"worlds": 3})
+
+
+@attempt
+def waits_for_go(call: Call) -> Any:
+    """Say where it is, and work until the file is there."""
+    labels = ray.get_runtime_context().get_node_labels()
+    market = labels.get("ray.io/market-type", "")
+    call.report({"market": market, "gpus": os.environ["CUDA_VISIBLE_DEVICES"]})
+    while not Path(call.run_uri, GO).exists():
+        call.beat()
+        threading.Event().wait(0.02)
+    return call.commit()
+
+
+def train(run: Run, listener: Listener, **settings: Any) -> Summary:
+    settings = {"gpus_per_world": 1, "cpus_per_world": 1, **settings}
+    executor = RayExecutor(
+        run.uri, WorldConfig(), worlds=run.worlds, attempt=waits_for_go, **settings
+    )
+    driver = Driver(run, executor, retry=QUICK, listener=listener)
+    try:
+        return driver.run_to_end()
+    finally:
+        executor.close()
+
+
+def go(run: Run) -> None:
+    Path(run.uri, GO).touch()
+
+
+def working(worlds: Sequence[WorldStatus]) -> list[WorldStatus]:
+    return [status for status in worlds if status.status == "running" and status.progress]
+
+
+def asked_for(worlds: Sequence[WorldStatus]) -> int:
+    return sum(status.attempts > 0 for status in worlds)
+
+
+def test_worlds_begin_as_machines_come(cluster: Cluster, run: Run, add: Add) -> None:
+    seen: list[int] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        if asked_for(worlds) and not seen:
+            # The first world waits where there is no machine at all.
+            seen.append(len(working(worlds)))
+            add(1)
+        elif len(working(worlds)) == 1 and len(seen) == 1:
+            seen.append(1)
+            add(2)
+        elif len(working(worlds)) == 3:
+            seen.append(3)
+            go(run)
+
+    assert train(run, listen).done == (0, 1, 2)
+    assert seen[:3] == [0, 1, 3]
+    assert [[item.cause for item in state.attempts] for state in run.states()] == [["done"]] * 3
+
+
+@pytest.mark.parametrize(("wanted", "asked"), [(0, 1), (2, 2)])
+def test_as_many_worlds_as_are_wanted_wait_for_an_autoscaler(
+    cluster: Cluster, run: Run, add: Add, wanted: int, asked: int
+) -> None:
+    seen: list[int] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        if asked_for(worlds) and not seen:
+            seen.append(asked_for(worlds))
+            add(3)
+        go(run)
+
+    assert train(run, listen, wanted=wanted).complete
+    assert seen == [asked]
+
+
+def test_spot_machines_come_first_then_others_by_choice_and_no_third(
+    cluster: Cluster, run: Run, add: Add
+) -> None:
+    for market in ("", "on-demand", "spot"):
+        add(1, market)
+    seen: list[list[str]] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        markets = [str(status.progress["market"]) for status in working(worlds)]
+        seen.append(markets)
+        if len(markets) == 2:
+            go(run)
+
+    assert train(run, listen, choices=CHOICES).done == (0, 1, 2)
+    assert ["spot", "on-demand"] in seen
+    assert not any("" in markets for markets in seen)
+
+
+def test_a_world_whose_spot_machine_is_taken_back_moves(
+    cluster: Cluster, tmp_path: Path, add: Add
+) -> None:
+    run = Run.create(str(tmp_path / "one"), {"seed": 3}, {"worlds": 1})
+    spot = [add(1, "spot")]
+    markets: list[str] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        for status in working(worlds):
+            if (market := str(status.progress["market"])) not in markets:
+                markets.append(market)
+        if markets == ["spot"] and spot:
+            add(1, "on-demand")
+            cluster.remove_node(spot.pop(), allow_graceful=False)
+        elif markets == ["spot", "on-demand"]:
+            go(run)
+
+    assert train(run, listen, choices=CHOICES).complete
+    assert [item.cause for item in run.state(0).attempts] == ["preemption", "done"]
+
+
+def test_machines_of_no_choice_are_no_room_for_worlds(cluster: Cluster, run: Run, add: Add) -> None:
+    add(2, "reserved")
+    executor = RayExecutor(
+        run.uri, WorldConfig(), worlds=3, gpus_per_world=1, choices=CHOICES, attempt=waits_for_go
+    )
+    try:
+        assert executor.slots() == 0
+        assert "machine that cluster.machines takes, and there is no machine" in executor.lacking()
+        add(2, "spot")
+        assert executor.slots() == 2
+    finally:
+        executor.close()
+
+
+def test_two_worlds_share_a_gpu(cluster: Cluster, run: Run, add: Add) -> None:
+    add(1)
+    seen: list[list[str]] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        gpus = [str(status.progress["gpus"]) for status in working(worlds)]
+        seen.append(gpus)
+        if len(gpus) == 2:
+            go(run)
+
+    assert train(run, listen, gpus_per_world=0.5).done == (0, 1, 2)
+    assert ["0", "0"] in seen
