@@ -102,7 +102,7 @@ def submitted(folder: Path, run: str, address: str) -> subprocess.Popen[bytes]:
         "partition.buckets=512",
         "features.dimension=32768",
         "model.hidden=[64]",
-        "training.epochs=6",
+        "training.epochs=12",
         "runtime.device=cpu",
         "runtime.checkpoint_steps=20",
         "cluster.gpus_per_world=1",
