@@ -17,7 +17,7 @@ define create
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak hostile lint format screenshots figures clean distclean
+.PHONY: help demo cluster-demo test chaos soak hostile lint format screenshots figures clean distclean
 .PHONY: bench bench-engine bench-scale bench-peers bench-retrieval bench-lsh gpu
 .PHONY: bench-accuracy bench-search bench-featurizing bench-checkpointing bench-planning bench-prepare bench-serving bench-scaling
 
@@ -27,6 +27,9 @@ help: ## List the targets
 
 demo: .venv/.stamp ## Train on the documentation of the installed packages, then ask it questions
 	@.venv/bin/python -m examples.api_search
+
+cluster-demo: .venv/.stamp ## A cluster of three: submit, lose a machine, get another, finish, serve
+	@.venv/bin/python -m examples.cluster_demo
 
 test: .venv/.stamp ## Run all tests
 	@.venv/bin/python -m pytest

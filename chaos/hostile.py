@@ -109,7 +109,8 @@ def table(results: dict[str, Any]) -> str:
         "Made by `make hostile`: each file of a finished run and of its ensemble"
         " replaced by a damaged or hostile one, as it is and with all sizes and hashes that vouch"
         " for it recomputed, then read through a public door (`status`, `logs`, `clean`, `merge`,"
-        " `resume`, the next attempt at a world, `Ensemble.load` with `verify=full`, `evaluate`)."
+        " `resume`, the next attempt at a world, `Ensemble.load` with `verify=full`, `evaluate`,"
+        " `report`, `plan`)."
         f" {results['cases']:,} cases. `error`: an error in words; `same`: the answer of the run"
         " that nobody touched; `other`: a good file of something else, with all hashes"
         " recomputed, which nobody can tell; `wrong`: anything else.",

@@ -80,8 +80,8 @@ Every world writes a checkpoint, then the driver leaves; `manyworlds resume` goe
   manyworlds serve runs/a
   manyworlds serve s3://bucket/a host=0.0.0.0 port=80 replicas=4 token=env:TOKEN
 Settings: host, port, replicas, cpus, gpus, token, batch, waiting, most_queries, most_k, most_bytes,
-body_seconds, refresh_seconds, neighbours. It runs on a Ray cluster; cluster=none: in this process.
-A newer ensemble of the run takes over as soon as it is merged. Ctrl-C ends it.""",
+body_seconds, refresh_seconds, copies, neighbours. It runs on a Ray cluster; cluster=none: in this
+process. A newer ensemble of the run takes over as soon as it is merged. Ctrl-C ends it.""",
     "report": """\
   manyworlds report runs/a
   manyworlds report s3://bucket/a out=reports/a.html

@@ -61,7 +61,7 @@ def _served(config: ServingConfig, address: str) -> Iterator[tuple[str, Callable
             return
         from orchestrator.executors import serve
 
-        with serve.serving(config, address) as url:
+        with serve.serving(config, address, tell=lambda line: show([line])) as url:
             yield url, serve.wait
     except ImportError as error:
         raise ConfigError(

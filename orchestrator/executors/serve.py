@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import ray
 
 from orchestrator.executors.cluster import connected
 from orchestrator.schema import Layer
@@ -25,6 +23,10 @@ _ENVIRONMENT = {
     # Every request in a log file costs more than its answer.
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+_SCHEDULING = "to be scheduled"
+"""What Ray Serve says of replicas that no machine has room for."""
+_LOOK_SECONDS = 0.1
+"""Between two looks at replicas that start."""
 _HEALTH_SECONDS = 2.0
 """Between two looks at a replica."""
 
@@ -60,31 +62,58 @@ def application(config: ServingConfig) -> Any:
 
 
 @contextmanager
-def serving(config: ServingConfig, address: str) -> Iterator[str]:
+def serving(
+    config: ServingConfig, address: str, *, tell: Callable[[str], None] = lambda line: None
+) -> Iterator[str]:
     """Serve on a cluster while the context is entered; yields the URL.
+
+    Other applications of the cluster's Ray Serve are left alone.
 
     Args:
         config: validated.
         address: of the cluster, as of `cluster.connect`.
+        tell: told what it waits for, where that takes long.
 
     Raises:
-        RunError: no cluster can be reached, or has room for the replicas, or they fail.
+        RunError: no cluster can be reached, or its replicas do not start.
     """
     from ray import serve
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connected(address):
-        options = {"host": config.host, "port": config.port}
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(http_options={"host": config.host, "port": config.port})
+        target = serve.RunTarget(application(config), name=APPLICATION, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
         try:
-            serve.start(http_options=options)
-            serve.run(application(config), name=APPLICATION, route_prefix="/")
+            _await_replicas(tell)
             yield f"http://{config.host}:{config.port}"
-        except (RuntimeError, ray.exceptions.RayError) as error:
-            raise RunError(_explained(error)) from error
         finally:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+            serve.delete(APPLICATION)
+
+
+def _await_replicas(tell: Callable[[str], None]) -> None:
+    """Return when all replicas answer.
+
+    Raises:
+        RunError: they end while they start.
+    """
+    from ray import serve
+
+    told = False
+    while True:
+        found = serve.status().applications.get(APPLICATION)
+        if found is not None:
+            if found.status == "RUNNING":
+                return
+            messages = [one.message for one in found.deployments.values() if one.message]
+            if found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise RunError(_explained([*messages, found.message]))
+            if not told and any(_SCHEDULING in message for message in messages):
+                told = True
+                tell(f"waiting for room in the cluster: {messages[0].partition('. ')[2]}")
+        time.sleep(_LOOK_SECONDS)
 
 
 def wait() -> None:
@@ -103,6 +132,7 @@ def _app(config: ServingConfig) -> Callable[[], Any]:
     return make
 
 
-def _explained(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"expected the replicas to start, found: {lines[-1] if lines else error!r}"
+def _explained(messages: Sequence[str]) -> str:
+    lines = [line.strip() for line in messages[0].splitlines() if line.strip()]
+    why = lines[-1] if lines else "no reason given"
+    return f"expected replicas that start, found: {why}"

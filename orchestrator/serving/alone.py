@@ -24,7 +24,8 @@ def serving(config: ServingConfig) -> Iterator[str]:
         config: validated; it has one replica.
 
     Raises:
-        RunError: the ensemble cannot be opened, or the port cannot be had.
+        StorageError: the ensemble cannot be opened.
+        RunError: the port cannot be had.
     """
     app = make_app(config, token=config.secret())
     server = uvicorn.Server(

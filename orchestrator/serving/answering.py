@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.ensemble.artefact import served
+from orchestrator.ensemble.artefact import open_artefact, served
 from orchestrator.ensemble.ensemble import MODES, Ensemble
 from orchestrator.ensemble.retrieval import chance
+from orchestrator.serving import copies
 from workers.config import DataConfig
 from workers.errors import ConfigError, DataError, ManyworldsError
 from workers.storage import Storage
@@ -84,17 +85,21 @@ class Answerer:
         uri: a run, or an ensemble, which has no next one.
         threads: compute threads.
         device: `cpu` or `cuda`.
+        folder: of copies of ensembles from object stores; None: as `copies.local` has it.
 
     Raises:
         StorageError: there is none that can be opened.
     """
 
-    def __init__(self, uri: str, *, threads: int = 0, device: str = "auto") -> None:
+    def __init__(
+        self, uri: str, *, threads: int = 0, device: str = "auto", folder: str | None = None
+    ) -> None:
         self.trouble: str | None = None
         """Why the newest ensemble of the run is not served, or None."""
         self._uri = uri
         self._threads = threads
         self._device = device
+        self._folder = folder
         self._run = Storage(uri)
         self._ensemble = self._open()
 
@@ -118,7 +123,9 @@ class Answerer:
             if digest is None or digest == self.digest:
                 self.trouble = None
                 return False
-            self._ensemble = self._open()
+            old, self._ensemble = self.digest, self._open()
+            if not self._run.is_local:
+                copies.forget(old, self._folder)
         except ManyworldsError as error:
             self.trouble = str(error)
             return False
@@ -228,7 +235,8 @@ class Answerer:
         )
 
     def _open(self) -> Ensemble:
-        found = Ensemble.load(self._uri, threads=self._threads, device=self._device)
+        path = copies.local(open_artefact(self._uri), self._folder)
+        found = Ensemble.load(path, threads=self._threads, device=self._device)
         # Read now, not by the first request.
         _ = found.names, found.lookup
         return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteError
@@ -49,13 +49,19 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
-    """Return the service; it opens its ensemble when it starts.
+    """Return the service, its ensemble opened.
 
     Args:
         config: validated.
         token: that requests must have; None: anybody may ask.
+
+    Raises:
+        StorageError: there is no ensemble that can be opened.
     """
-    service = _Service(config, needs_token=token is not None)
+    answerer = Answerer(
+        config.ensemble, threads=config.cpus, device=config.device, folder=config.copies
+    )
+    service = _Service(config, answerer, needs_token=token is not None)
     app = FastAPI(
         title="manyworlds",
         description="The best of very many classes, by worlds that were trained apart.",
@@ -74,10 +80,7 @@ def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
     )  # fmt: skip
     app.add_api_route("/about", service.about, response_model=About, summary="What is served")
     app.add_api_route("/health", service.health, response_model=State, summary="Is it alive?")
-    app.add_api_route(
-        "/ready", service.ready, response_model=State, responses={503: {"model": Problem}},
-        summary="Does it answer?",
-    )  # fmt: skip
+    app.add_api_route("/ready", service.ready, response_model=State, summary="Does it answer?")
     app.add_api_route("/metrics", service.metrics, summary="Numbers for Prometheus",
                       response_class=Response)  # fmt: skip
     for name, kind in _KINDS.items():
@@ -99,26 +102,23 @@ _Kind = tuple[Way, pa.Schema]
 class _Service:
     """What the routes do."""
 
-    def __init__(self, config: ServingConfig, *, needs_token: bool) -> None:
+    def __init__(self, config: ServingConfig, answerer: Answerer, *, needs_token: bool) -> None:
         self._config = config
+        self._answerer = answerer
         self._needs_token = needs_token
         self._meters = Meters()
-        self._found: Answerer | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Open the ensemble, answer, and look for newer ones."""
+        """Answer, and look for newer ensembles."""
         config = self._config
         # One: an ensemble computes with all of its threads, one batch at a time.
         self._executor = ThreadPoolExecutor(1, "manyworlds-answer")
-        self._found = await asyncio.to_thread(
-            Answerer, config.ensemble, threads=config.cpus, device=config.device
-        )
         self._batcher: Batcher[_Kind, pa.Table, Answers] = Batcher(
             self._answer, self._executor, most=config.batch, waiting=config.waiting
         )
         refreshing = asyncio.create_task(self._refresh())
-        self._meters.serves(self._found.digest)
+        self._meters.serves(self._answerer.digest)
         try:
             yield
         finally:
@@ -202,12 +202,6 @@ class _Service:
         path = getattr(route, "path", "other")
         self._meters.request(path, response.status_code, time.perf_counter() - began)
         return response
-
-    @property
-    def _answerer(self) -> Answerer:
-        if self._found is None:
-            raise HTTPException(503, "expected an ensemble, found it still being opened; ask again")
-        return self._found
 
     def _answer(self, kind: _Kind, tables: list[pa.Table]) -> list[Answers]:
         way, _ = kind

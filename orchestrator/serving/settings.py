@@ -45,6 +45,9 @@ class ServingConfig:
     """Within which a request's body must be there."""
     refresh_seconds: float = 5.0
     """A run is asked so often whether it has another ensemble, which then takes over."""
+    copies: str | None = None
+    """Folder on each machine for ensembles that are served from object stores, which its replicas
+    share; null: one of this user's under the system's folder for temporary files."""
     neighbours: int = 6
     """Classes of the same bucket that an explanation names."""
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from orchestrator.executors import serve
 from orchestrator.serving.settings import ServingConfig
 from tests.orchestrator.builders import named_classes, run_config, trained, write
+from workers.errors import RunError
 
 CLIENTS = 4
 BODY = {"texts": ["thing1", "thing7"], "k": 3}
@@ -88,6 +90,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_replicas_that_cannot_start_say_why(tmp_path: Path) -> None:
+    config = ServingConfig(ensemble=str(tmp_path / "nothing"), port=free_port())
+    with pytest.raises(RunError, match="found neither"), serve.serving(config, "local"):
+        pass
 
 
 def test_no_request_is_lost_to_a_swap_or_a_killed_replica(tmp_path: Path) -> None:

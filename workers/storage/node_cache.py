@@ -66,7 +66,7 @@ class NodeCache:
         if size > self.limit:
             return None
         try:
-            with _locked(self._folder / (key + _LOCK)) as lock:
+            with locked(self._folder / (key + _LOCK)) as lock:
                 return self._opened(key, size) or self._fetched(source, path, key, size, lock)
         except (OSError, StorageError):
             return None
@@ -80,7 +80,7 @@ class NodeCache:
     ) -> pa.NativeFile | None:
         os.ftruncate(lock, size)
         try:
-            with _locked(self._folder / _FOLDER):
+            with locked(self._folder / _FOLDER):
                 if not self._make_room():
                     return None
             if self._files.copy_from(source, path, key).size != size:
@@ -124,7 +124,7 @@ class NodeCache:
             if not path.name.endswith(_LOCK) or not status.st_size:
                 continue
             try:
-                with _locked(path, wait=False) as lock:
+                with locked(path, wait=False) as lock:
                     self._forget(path.name.removesuffix(_LOCK))
                     os.ftruncate(lock, 0)
             except BlockingIOError:
@@ -160,7 +160,7 @@ class NodeCache:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[int]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold the lock of a file, made if need be; `BlockingIOError` where that would wait."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
