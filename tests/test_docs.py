@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.serving import alone as service
+from orchestrator.serving.settings import ServingConfig
 from tests import documents
 from tests.documents import LANGUAGES, PAGES, Step, alone, blocks, kind_of, links, steps
 from tests.orchestrator.command import manyworlds
@@ -21,6 +23,7 @@ from tests.test_house_rules import ROOT
 from workers.errors import ConfigError
 
 FIRST = documents.DOCS / "first-job.md"
+SERVING = documents.DOCS / "serving.md"
 MESSAGES = documents.DOCS / "troubleshooting.md"
 CURL = shutil.which("curl")
 COMMANDS = [(page, step.text) for page in PAGES for step in steps(page) if step.language == "sh"]
@@ -240,6 +243,21 @@ def test_the_index_names_every_page() -> None:
     assert {index.parent / target for target in links(index) if "/" not in target} == {
         page for page in PAGES if page != index
     }
+
+
+def test_the_page_on_serving_tells_every_setting_and_its_default() -> None:
+    section = SERVING.read_text().partition("## Settings")[2].partition("## ")[0]
+    cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]+) \|", section, re.MULTILINE)
+    told = {
+        setting: default.replace("`", "").strip()
+        for settings, defaults in cells
+        for setting, default in zip(settings.split(", "), defaults.split(", "), strict=True)
+    }
+    for one in dataclasses.fields(ServingConfig):
+        if one.name != "ensemble":
+            wanted = {None: "none", 1 << 20: "1 MiB"}.get(one.default, one.default)
+            found = told[f"`{one.name}`"].replace(",", "")
+            assert found == str(wanted) or float(found) == wanted, one.name
 
 
 def quoted() -> list[str]:
