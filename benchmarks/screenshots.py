@@ -51,8 +51,8 @@ _SHOWN = """[...document.querySelectorAll("h2")]
 DEMO = ROOT / "runs" / "api_search" / "run"
 """The run that answers on the page."""
 _QUESTION = {"q": "read a table from a parquet file"}
-_EXPLAINED = "document.querySelectorAll('.vote').length > 0"
-_ASKED = "document.querySelectorAll('.answer').length > 0"
+_EXPLAINED = "document.querySelector('.vote') !== null && !document.getAnimations().length"
+_ASKED = "document.querySelector('.answer') !== null"
 _THEME = TerminalTheme(
     (22, 27, 34),
     (213, 218, 224),
