@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from click import UsageError
-
 from orchestrator import config
 from orchestrator.cli import arguments
-from orchestrator.cli.asking import _BATCH_KEYS, _KEYS
+from orchestrator.cli.asking import BATCH_KEYS, KEYS
 from orchestrator.prepare import PrepareConfig
 from orchestrator.schema import Layer, build, from_overrides
 from orchestrator.serving.settings import ServingConfig
@@ -27,7 +25,6 @@ from tests.docker.commands import read_by_ray
 from tests.test_house_rules import PROJECT, ROOT
 
 DOCS = ROOT / "docs"
-__all__ = ["UsageError"]
 PAGES = sorted(DOCS.glob("*.md"))
 LANGUAGES = {"sh", "python", "json", "text", "yaml"}
 ALONE = {
@@ -155,7 +152,7 @@ def read(words: list[str]) -> None:
         built = build(kind, [Layer("", {}), from_overrides(told)])
         assert not built.problems, built.problems
     else:
-        keys = {"evaluate": _KEYS, "predict": _BATCH_KEYS, "report": ("out",)}
+        keys = {"evaluate": KEYS, "predict": BATCH_KEYS, "report": ("out",)}
         assert {word.partition("=")[0] for word in settings} <= set(keys.get(found.verb, ())), words
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click import UsageError
 
 from orchestrator.serving import alone as service
 from orchestrator.serving.settings import ServingConfig
@@ -30,7 +31,7 @@ COMMANDS = [(page, step.text) for page in PAGES for step in steps(page) if step.
 RUN = [page for page in PAGES if page != FIRST and any(s.language == "sh" for s in steps(page))]
 
 
-def name(page: Path) -> str:
+def name_of(page: Path) -> str:
     return page.name
 
 
@@ -134,7 +135,7 @@ def test_the_first_job_reaches_the_accuracy_that_the_page_tells(
     assert [four[-1], four[0], eight[-1]] == pytest.approx(told, abs=3)
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
+@pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_the_commands_of_a_page_run_in_order(
     page: Path,
     first_job: tuple[Path, list[str]],
@@ -150,7 +151,7 @@ def test_the_commands_of_a_page_run_in_order(
     assert not reader.left
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_have_a_language_and_python_compiles(page: Path) -> None:
     found = blocks(page)
     assert page.read_text().count("```") == 2 * len(found)
@@ -207,7 +208,7 @@ def test_every_reason_not_to_run_a_command_has_one() -> None:
     ],
 )
 def test_a_wrong_command_is_noticed(command: str) -> None:
-    with pytest.raises((AssertionError, ConfigError, SystemExit, documents.UsageError)):
+    with pytest.raises((AssertionError, ConfigError, SystemExit, UsageError)):
         documents.check(command)
 
 
@@ -253,11 +254,13 @@ def test_the_page_on_serving_tells_every_setting_and_its_default() -> None:
         for settings, defaults in cells
         for setting, default in zip(settings.split(", "), defaults.split(", "), strict=True)
     }
-    for one in dataclasses.fields(ServingConfig):
-        if one.name != "ensemble":
-            wanted = {None: "none", 1 << 20: "1 MiB"}.get(one.default, one.default)
-            found = told[f"`{one.name}`"].replace(",", "")
-            assert found == str(wanted) or float(found) == wanted, one.name
+    defaults = dataclasses.asdict(ServingConfig())
+    del defaults["ensemble"]
+    as_told = {None: "none", 1 << 20: "1 MiB"}
+    for name, default in defaults.items():
+        found = told[f"`{name}`"].replace(",", "")
+        wanted = as_told.get(default, f"{default:g}" if type(default) is float else str(default))
+        assert found == wanted, name
 
 
 def quoted() -> list[str]:

@@ -22,8 +22,8 @@ from orchestrator.words import plural
 from workers.errors import ConfigError, StorageError
 
 _ENSEMBLE = "a run or an ensemble: its folder or URI"
-_KEYS = ("data", "combiner", "leave_out", "frequencies", "rows")
-_BATCH_KEYS = ("data", "out", "combiner", "keep", "cluster")
+KEYS = ("data", "combiner", "leave_out", "frequencies", "rows")
+BATCH_KEYS = ("data", "out", "combiner", "keep", "cluster")
 _RANKS = (1, 5, 10, 100)
 
 
@@ -91,7 +91,7 @@ def predict(arguments: Arguments) -> int:
 
 
 def _predict_all(arguments: Arguments, uri: str) -> int:
-    told = _told(arguments.words[1:], _BATCH_KEYS)
+    told = _told(arguments.words[1:], BATCH_KEYS)
     if arguments.json:
         raise arguments.wrong("no --json where answers go to out=, found it")
     (k,) = arguments.k or (10,)
@@ -116,7 +116,7 @@ def _predict_all(arguments: Arguments, uri: str) -> int:
     return 0
 
 
-def _told(words: Sequence[str], keys: Sequence[str] = _KEYS) -> dict[str, str]:
+def _told(words: Sequence[str], keys: Sequence[str] = KEYS) -> dict[str, str]:
     """Return key=value words as a mapping; raise all that is wrong with them."""
     told, problems = {}, []
     for word in words:
