@@ -155,7 +155,7 @@ def _measured(
     with Pool() as pool:
         made = [trained(config, unit.system, index, pool) for index in indices]
         worlds, costs = [world for world, _ in made], [cost for _, cost in made]
-        found: Found = {**accuracies(worlds), "seconds": sum(cost["seconds"] for cost in costs)}
+        found = accuracies(worlds)
         if unit.share == 1:
             return {**found, "operations": dense_operations(config, pool)}
         return {**found, "operations": {"steps": costs[0]["steps"], **costs[0]["operations"]}}
