@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +75,12 @@ class Explanation:
     votes: list[Vote]
 
 
+class _Opened(NamedTuple):
+    ensemble: Ensemble
+    digest: str
+    """Kept, for it is made of all of the manifest, which takes longer than many an answer."""
+
+
 class Answerer:
     """The ensemble of a run, and the next one as soon as there is one.
 
@@ -101,17 +107,17 @@ class Answerer:
         self._device = device
         self._folder = folder
         self._run = Storage(uri)
-        self._ensemble = self._open()
+        self._current = self._open()
 
     @property
     def ensemble(self) -> Ensemble:
         """The current one."""
-        return self._ensemble
+        return self._current.ensemble
 
     @property
     def digest(self) -> str:
         """The name of the current one."""
-        return self._ensemble.manifest.digest
+        return self._current.digest
 
     def refresh(self) -> bool:
         """Open the run's current ensemble if it is another one; return whether it took over.
@@ -123,7 +129,7 @@ class Answerer:
             if digest is None or digest == self.digest:
                 self.trouble = None
                 return False
-            old, self._ensemble = self.digest, self._open()
+            old, self._current = self.digest, self._open()
             if not self._run.is_local:
                 copies.forget(old, self._folder)
         except ManyworldsError as error:
@@ -139,8 +145,8 @@ class Answerer:
             DataError: the ensemble has fewer worlds.
             ConfigError: an unknown combiner or mode.
         """
-        self._ensemble.combiner(way.combiner)
-        self._ensemble.check_worlds(way.worlds)
+        self.ensemble.combiner(way.combiner)
+        self.ensemble.check_worlds(way.worlds)
         if way.mode not in MODES:
             raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {way.mode}")
 
@@ -150,7 +156,7 @@ class Answerer:
         Raises:
             DataError, ConfigError: as `Ensemble.predict`.
         """
-        ensemble = self._ensemble
+        ensemble, digest = self._current
         found = ensemble.predict(
             queries, min(way.k, ensemble.classes), combiner=way.combiner, mode=way.mode,
             worlds=way.worlds,
@@ -164,7 +170,7 @@ class Answerer:
             ]
             for ids, scores, row in zip(found.ids, found.scores, names, strict=True)
         ]
-        return Answers(ensemble.manifest.digest, rows)
+        return Answers(digest, rows)
 
     def table(self, queries: Sequence[str | Mapping[str, Any]]) -> pa.Table:
         """Return texts, or rows of the input columns of training, as a checked table.
@@ -174,9 +180,9 @@ class Answerer:
         """
         texts = [query for query in queries if isinstance(query, str)]
         if texts:
-            return self._ensemble.table(texts)
+            return self.ensemble.table(texts)
         rows = [query for query in queries if not isinstance(query, str)]
-        data = self._ensemble.config.data
+        data = self.ensemble.config.data
         names = data.columns(labels=False)
         try:
             columns = {name: _column(name, [row[name] for row in rows], data) for name in names}
@@ -189,7 +195,7 @@ class Answerer:
             raise DataError(
                 f"rows: expected values that fit to their columns, found others: {error}"
             ) from error
-        return self._ensemble.table(table)
+        return self.ensemble.table(table)
 
     def explain(
         self,
@@ -213,7 +219,7 @@ class Answerer:
             DataError: there is no such class, or the query does not fit.
             ConfigError: for an unknown combiner.
         """
-        ensemble = self._ensemble
+        ensemble, digest = self._current
         one, chosen = self._id(ensemble, wanted), ensemble.combiner(combiner)
         ((_, _, parts),) = ensemble.probabilities(query, worlds)
         probabilities = np.stack([part.cpu().numpy()[0] for part in parts])
@@ -226,7 +232,7 @@ class Answerer:
             for world, (bucket, row) in enumerate(zip(buckets, probabilities, strict=True))
         ]
         return Explanation(
-            ensemble=ensemble.manifest.digest,
+            ensemble=digest,
             class_id=one,
             name=_name(ensemble, [one])[0],
             score=float(scores[0]),
@@ -234,12 +240,12 @@ class Answerer:
             votes=votes,
         )
 
-    def _open(self) -> Ensemble:
+    def _open(self) -> _Opened:
         path = copies.local(open_artefact(self._uri), self._folder)
         found = Ensemble.load(path, threads=self._threads, device=self._device)
         # Read now, not by the first request.
         _ = found.names, found.lookup
-        return found
+        return _Opened(found, found.manifest.digest)
 
     def _vote(
         self,

@@ -15,14 +15,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteError
-from starlette.middleware.base import RequestResponseEndpoint
 
 from orchestrator.ensemble.combiners import COMBINERS
 from orchestrator.ensemble.ensemble import MODES
 from orchestrator.serving.answering import Answerer, Answers, Way
 from orchestrator.serving.batching import Batcher, Busy
 from orchestrator.serving.gate import Gate
-from orchestrator.serving.meters import Meters
+from orchestrator.serving.meters import Metered, Meters
 from orchestrator.serving.requests import (
     About,
     ExplainRequest,
@@ -88,7 +87,7 @@ def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
         app.add_api_route(path, _file(name, kind), include_in_schema=False)
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
-    app.middleware("http")(service.meter)
+    app.add_middleware(Metered, meters=service.meters)
     app.add_middleware(
         Gate, token=token, most_bytes=config.most_bytes, body_seconds=config.body_seconds
     )
@@ -106,7 +105,7 @@ class _Service:
         self._config = config
         self._answerer = answerer
         self._needs_token = needs_token
-        self._meters = Meters()
+        self.meters = Meters()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -118,7 +117,7 @@ class _Service:
             self._answer, self._executor, most=config.batch, waiting=config.waiting
         )
         refreshing = asyncio.create_task(self._refresh())
-        self._meters.serves(self._answerer.digest)
+        self.meters.serves(self._answerer.digest)
         try:
             yield
         finally:
@@ -137,7 +136,7 @@ class _Service:
         answerer.check(way)
         table = answerer.table(request.queries)
         found = await self._batcher.ask((way, table.schema), table, size=table.num_rows)
-        self._meters.answered(table.num_rows)
+        self.meters.answered(table.num_rows)
         return {"ensemble": found.ensemble, "answers": found.rows}
 
     async def explain(self, request: ExplainRequest) -> dict[str, Any]:
@@ -192,22 +191,13 @@ class _Service:
 
     async def metrics(self) -> Response:
         """Return the numbers of this process."""
-        return Response(self._meters.text(), media_type=self._meters.kind)
-
-    async def meter(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        """Time a request."""
-        began = time.perf_counter()
-        response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        self._meters.request(path, response.status_code, time.perf_counter() - began)
-        return response
+        return Response(self.meters.text(), media_type=self.meters.kind)
 
     def _answer(self, kind: _Kind, tables: list[pa.Table]) -> list[Answers]:
         way, _ = kind
         began = time.perf_counter()
         found = self._answerer.predict(pa.concat_tables(tables), way)
-        self._meters.batch(sum(table.num_rows for table in tables), time.perf_counter() - began)
+        self.meters.batch(sum(table.num_rows for table in tables), time.perf_counter() - began)
         answers, start = [], 0
         for table in tables:
             answers.append(Answers(found.ensemble, found.rows[start : start + table.num_rows]))
@@ -218,8 +208,8 @@ class _Service:
         while True:
             await asyncio.sleep(self._config.refresh_seconds)
             if await asyncio.to_thread(self._answerer.refresh):
-                self._meters.serves(self._answerer.digest)
-            self._meters.troubled(self._answerer.trouble is not None)
+                self.meters.serves(self._answerer.digest)
+            self.meters.troubled(self._answerer.trouble is not None)
 
 
 def _at_most(what: str, found: int, most: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _PREFIX = "manyworlds_serve_"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -70,3 +73,35 @@ class Meters:
     def text(self) -> bytes:
         """Return all numbers."""
         return generate_latest(self._registry)
+
+
+class Metered:
+    """Times requests.
+
+    Args:
+        app: that answers.
+        meters: that count.
+    """
+
+    def __init__(self, app: ASGIApp, *, meters: Meters) -> None:
+        self._app = app
+        self._meters = meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            # Paths that there are not would be as many as somebody likes.
+            path = getattr(scope.get("route"), "path", "other")
+            self._meters.request(path, status, time.perf_counter() - began)
