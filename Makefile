@@ -91,7 +91,7 @@ bench-prepare: .venv/.stamp ## Measure quality, pace and memory of prepare; resu
 bench-scaling: .venv/.stamp ## Time worlds on more slots, and the driver of a thousand; 20 minutes
 	@.venv/bin/python -m benchmarks.scaling
 
-bench-serving: .venv/.stamp ## Load the service that answers for the demo's run; six minutes; needs wrk
+bench-serving: .venv/.stamp ## Load the service that answers for the demo's run; seven minutes; needs wrk
 	@.venv/bin/python -m benchmarks.serving
 
 bench-checkpointing: .venv/.stamp ## Time what checkpoints cost a step, and what they save

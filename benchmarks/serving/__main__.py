@@ -5,7 +5,8 @@
 Serves the ensemble of `make demo` (or of RUN, whose queries are texts) as `manyworlds serve` does,
 on Ray Serve and in one process, beside FastAPI that does nothing on either; 1, 8 and 64 clients of
 wrk ask it, on the same machine. Then, while 8 clients ask, another ensemble takes over and a
-replica is killed. Takes six minutes; QUICK=1 only shows that it runs.
+replica is killed; and last, clients mean harm. Takes seven minutes; QUICK=1 only shows that it
+runs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks.serving.hostile import LARGE, LARGE_BYTES, SLOW, harm
 from benchmarks.serving.services import kill, memory, replicas, running
 from benchmarks.serving.wrk import load
 from benchmarks.writing import QUICK, markdown, write_results
@@ -43,11 +45,12 @@ def main() -> None:
     bodies = _bodies(run)
     found = {name: loaded(words, bodies) for name, words in _services(run).items()}
     disturbed = disturb(run, bodies)
+    harmed = {name: harmed_by_clients(words, bodies) for name, words in _ours(run).items()}
     told = _told(run)
     write_results(
         "serving",
-        {"ensemble": told, "load": found, "disturbed": disturbed},
-        table(told, found, disturbed),
+        {"ensemble": told, "load": found, "disturbed": disturbed, "harmed": harmed},
+        table(told, found, disturbed, harmed),
     )
 
 
@@ -82,8 +85,30 @@ def disturb(run: str, bodies: list[str]) -> dict[str, Any]:
     return found
 
 
-def table(told: dict[str, Any], found: dict[str, Any], disturbed: dict[str, Any]) -> str:
+def harmed_by_clients(words: list[str], bodies: list[str]) -> dict[str, Any]:
+    """Return what became of a service that clients meant harm, and of 8 that did not."""
+    with running(words) as (url, process):
+        load(url, bodies, clients=8, seconds=2)
+        return harm(url, process, bodies, SECONDS)
+
+
+def table(
+    told: dict[str, Any],
+    found: dict[str, Any],
+    disturbed: dict[str, Any],
+    harmed: dict[str, Any],
+) -> str:
     """Return all of it in words and tables."""
+    hostile = [
+        [
+            name,
+            ", ".join(f"{count} x {status}" for status, count in sorted(one["told"].items())),
+            size(one["peak"] - one["before"]),
+            f"{one['requests a second']:,.0f}",
+            one["failed"],
+        ]
+        for name, one in harmed.items()
+    ]
     rows = [
         [
             name,
@@ -126,6 +151,17 @@ def table(told: dict[str, Any], found: dict[str, Any], disturbed: dict[str, Any]
             f" {disturbed['failed']} failed; p50 {disturbed['p50, ms']:.1f} ms,"
             f" p99 {disturbed['p99, ms']:.1f} ms.",
             "",
+            "## Clients that mean harm",
+            "",
+            f"{LARGE} that send {size(LARGE_BYTES)} each and {SLOW} that send the beginning of a"
+            " body and wait, beside 8 that ask as they should. Memory: of the processes that a"
+            " request passes.",
+            "",
+            *markdown(
+                ("service", "told", "memory grew by", "others, requests a second", "failed"),
+                hostile,
+            ),
+            "",
             "## Memory",
             "",
             *markdown(("service", "processes", "resident, one", "own, all together"), shares),
@@ -137,13 +173,19 @@ def table(told: dict[str, Any], found: dict[str, Any], disturbed: dict[str, Any]
 
 
 def _services(run: str) -> dict[str, list[str]]:
-    serve = ["orchestrator.cli", "serve", run, "port=PORT"]
     bare = ["benchmarks.serving.services"]
     return {
-        "manyworlds on Ray Serve": [*serve, "cluster=local"],
+        **_ours(run),
         "nothing on Ray Serve": [*bare, "ray", "PORT"],
-        "manyworlds in one process": [*serve, "cluster=none"],
         "nothing in one process": [*bare, "alone", "PORT"],
+    }
+
+
+def _ours(run: str) -> dict[str, list[str]]:
+    serve = ["orchestrator.cli", "serve", run, "port=PORT"]
+    return {
+        "manyworlds on Ray Serve": [*serve, "cluster=local"],
+        "manyworlds in one process": [*serve, "cluster=none"],
     }
 
 

@@ -84,6 +84,11 @@ def running(words: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[bytes]
 
 def replicas(process: subprocess.Popen[bytes]) -> list[int]:
     """Return the processes of a service that answer, the oldest first."""
+    return named(process, (b"ray::ServeReplica",)) or [process.pid]
+
+
+def named(process: subprocess.Popen[bytes], names: Sequence[bytes]) -> list[int]:
+    """Return the descendants of a process whose names begin so, the oldest first."""
     parents, found = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -92,10 +97,9 @@ def replicas(process: subprocess.Popen[bytes]) -> list[int]:
         except OSError:
             continue
         parents[int(folder.name)] = int(status[1])
-        if words.startswith(b"ray::ServeReplica"):
+        if words.startswith(tuple(names)):
             found.append((int(status[19]), int(folder.name)))
-    ours = [pid for _, pid in sorted(found) if _descends(pid, process.pid, parents)]
-    return ours or [process.pid]
+    return [pid for _, pid in sorted(found) if _descends(pid, process.pid, parents)]
 
 
 def memory(pid: int) -> dict[str, int]:

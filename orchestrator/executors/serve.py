@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.executors.cluster import connected
 from orchestrator.schema import Layer
 from orchestrator.schema import build as built
+from orchestrator.serving import front
 from orchestrator.serving.settings import ServingConfig
 from workers.errors import ConfigError, RunError
 
@@ -81,6 +82,7 @@ def serving(
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ[front.MOST_BYTES] = str(config.most_bytes)
     with connected(address):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"host": config.host, "port": config.port})

@@ -1,4 +1,4 @@
-"""What stands before the replicas, in the process that listens: a request that one lost goes again.
+"""What stands before the replicas, in the process that listens: a gate, and another try.
 
 Ray Serve's proxy makes it part of itself when the environment variable
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`; see `executors.serve`.
@@ -7,15 +7,18 @@ RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`; see `executors.se
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.serving.gate import read_body, refuse, replay
+from orchestrator.serving.gate import Gate, read_body, refuse, replay
 from orchestrator.serving.settings import ServingConfig
 
+MOST_BYTES = "MANYWORLDS_SERVE_MOST_BYTES"
+"""The environment variable with the bytes of a body, at most; unset: as the settings have it."""
 TRIES = 6
 _PAUSE = 0.05
 """Seconds before the second try; twice as long before each that follows."""
@@ -80,5 +83,12 @@ class _Answer:
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Ray Serve's proxy takes up."""
-    return [Middleware(Again, most_bytes=ServingConfig().most_bytes)]
+    """Return what Ray Serve's proxy takes up; tokens are for the replicas to look at."""
+    config = ServingConfig()
+    most_bytes = int(os.environ.get(MOST_BYTES) or config.most_bytes)
+    seconds = config.body_seconds
+    # The proxy puts each around those before it.
+    return [
+        Middleware(Again, most_bytes=most_bytes),
+        Middleware(Gate, token=None, most_bytes=most_bytes, body_seconds=seconds),
+    ]

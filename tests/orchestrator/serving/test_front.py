@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -41,8 +42,11 @@ class Replicas:
 
 def answered(replicas: Replicas, body: Sequence[bytes], most_bytes: int = 100) -> list[Message]:
     """Return what a client gets that sends a body in these pieces."""
-    import asyncio
+    return sent_by(Again(replicas, most_bytes=most_bytes), body)
 
+
+def sent_by(app: Any, body: Sequence[bytes]) -> list[Message]:
+    """Return what a client gets of an application."""
     sent: list[Message] = []
     pieces: list[Message] = [
         {"type": "http.request", "body": piece, "more_body": number < len(body) - 1}
@@ -55,7 +59,7 @@ def answered(replicas: Replicas, body: Sequence[bytes], most_bytes: int = 100) -
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Again(replicas, most_bytes=most_bytes)(dict(SCOPE), receive, send))
+    asyncio.run(app(dict(SCOPE), receive, send))
     return sent
 
 
@@ -92,3 +96,16 @@ def test_large_bodies_pass_as_they_come_and_once() -> None:
     sent = answered(replicas, [b"0123456789"] * 3, most_bytes=15)
     assert sent[0]["status"] == 500
     assert replicas.bodies == [b"0123456789" * 3]
+
+
+def test_the_gate_comes_first_and_knows_how_large_bodies_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(front.MOST_BYTES, "15")
+    replicas = Replicas(200)
+    app: Any = replicas
+    for middleware in front.middlewares():
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    assert sent_by(app, [b"0123456789"] * 3)[0]["status"] == 413
+    assert sent_by(app, [b"0123456789"])[0]["status"] == 200
+    assert replicas.bodies == [b"0123456789"]
