@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
 from pathlib import Path
 
 from orchestrator.ensemble.artefact import MANIFEST, README, Artefact
 from workers.errors import StorageError
 from workers.storage import COMMIT, Storage
-from workers.storage.node_cache import locked
+from workers.storage.node_folder import locked, shared_folder
 
 
 def local(artefact: Artefact, folder: str | None = None) -> str:
@@ -56,19 +53,9 @@ def forget(digest: str, folder: str | None = None) -> None:
 
 
 def _home(folder: str | None) -> Path:
-    shared = Path(tempfile.gettempdir(), f"manyworlds-ensembles-{os.getuid()}")
-    home = Path(folder).expanduser().absolute() if folder else shared
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = home.lstat()
-    except OSError as error:
-        raise StorageError(
-            f"{home}: expected a folder for copies of ensembles, found: {error};"
-            " set copies to another"
-        ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise StorageError(
-            f"{home}: expected a folder of this user for copies of ensembles, found another's;"
-            " set copies to another"
-        )
-    return home
+    return shared_folder(
+        folder,
+        "manyworlds-ensembles",
+        holds="copies of ensembles",
+        advice="set copies to another",
+    )

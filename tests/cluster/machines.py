@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from orchestrator.executors.cluster import connect
 from orchestrator.state import Attempt
 
 MACHINES = 3
@@ -17,23 +21,32 @@ SMALL = 80 << 20
 """Bytes of the object store."""
 
 
+HEAD: dict[str, Any] = {
+    "object_store_memory": SMALL,
+    "include_dashboard": False,
+    # A machine that is gone is noticed within seconds; one that is slow stays.
+    "_system_config": {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500},
+}
+
+
+@contextmanager
+def joined(**resources: float) -> Iterator[Cluster]:
+    """Be in a cluster whose head has these resources, and end it afterwards."""
+    nodes = Cluster(initialize_head=True, head_node_args={**HEAD, **resources})
+    assert connect(nodes.address)
+    yield nodes
+    ray.shutdown()
+    shutdown: Callable[[], None] = nodes.shutdown
+    shutdown()
+
+
 class Machines:
     """A cluster of a head without GPUs and three machines with one each, or one that becomes so."""
 
     def __init__(self) -> None:
         self.cluster = Cluster(
             initialize_head=True,
-            head_node_args={
-                "num_cpus": 1,
-                "num_gpus": 0,
-                "object_store_memory": SMALL,
-                "include_dashboard": False,
-                # A machine that is gone is noticed within seconds.
-                "_system_config": {
-                    "health_check_period_ms": 500,
-                    "health_check_initial_delay_ms": 500,
-                },
-            },
+            head_node_args={**HEAD, "num_cpus": 1, "num_gpus": 0},
         )
         self.nodes: dict[str, Any] = {}
         self.drained: list[Any] = []

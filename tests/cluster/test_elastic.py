@@ -14,15 +14,13 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
-from orchestrator.executors.cluster import connect
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
+from tests.cluster.machines import SMALL, joined
 from tests.orchestrator.attempts import Call, attempt
 from workers.config import WorldConfig
 
 QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0)
-SMALL = 80 << 20
-"""Bytes of the object store."""
 GO = "go"
 """The file in a run's folder that lets the attempts end."""
 MARKET = "ray.io/market-type"
@@ -35,19 +33,8 @@ Listener = Callable[[Sequence[WorldStatus]], None]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Return a cluster of a head that has no room for worlds."""
-    head = {
-        "num_cpus": 0,
-        "num_gpus": 0,
-        "object_store_memory": SMALL,
-        "include_dashboard": False,
-        "_system_config": {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500},
-    }
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    assert connect(nodes.address)
-    yield nodes
-    ray.shutdown()
-    shutdown: Callable[[], None] = nodes.shutdown
-    shutdown()
+    with joined(num_cpus=0, num_gpus=0) as nodes:
+        yield nodes
 
 
 @pytest.fixture

@@ -10,41 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
 from orchestrator.executors import AttemptFunction
-from orchestrator.executors.cluster import connect, machines
+from orchestrator.executors.cluster import machines
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
+from tests.cluster.machines import SMALL, joined
 from tests.orchestrator.attempts import Call, attempt
 from workers.config import RuntimeConfig, WorldConfig
 from workers.errors import RunError
 
 CONFIG = WorldConfig()
 QUICK = RetryConfig(backoff_seconds=0.0, backoff_cap_seconds=0.0)
-SMALL = 80 << 20
-"""Bytes of the object store."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    head = {
-        "num_cpus": 2,
-        "num_gpus": 2,
-        "object_store_memory": SMALL,
-        "include_dashboard": False,
-        # A machine that is gone is noticed within seconds; one that is slow stays.
-        "_system_config": {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500},
-    }
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    assert connect(nodes.address)
-    yield nodes
-    ray.shutdown()
-    shutdown: Callable[[], None] = nodes.shutdown
-    shutdown()
+    with joined(num_cpus=2, num_gpus=2) as nodes:
+        yield nodes
 
 
 @pytest.fixture

@@ -10,19 +10,17 @@ fetched, without taking room on the disk, so that downloads under way count.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from workers.errors import StorageError
 from workers.storage import Storage
+from workers.storage.node_folder import locked, shared_folder
 
 _LOCK = ".lock"
 _FOLDER = "folder" + _LOCK
@@ -41,9 +39,12 @@ class NodeCache:
     """
 
     def __init__(self, limit: int, folder: str | None = None) -> None:
-        shared = Path(tempfile.gettempdir(), f"manyworlds-cache-{os.getuid()}")
-        self._folder = Path(folder).expanduser().absolute() if folder else shared
-        self._check_folder()
+        self._folder = shared_folder(
+            folder,
+            "manyworlds-cache",
+            holds="copies of remote shards",
+            advice="set runtime.cache_folder to another, or runtime.cache_bytes=0",
+        )
         self._files = Storage(str(self._folder))
         free = shutil.disk_usage(self._folder).free
         self.limit = min(limit, sum(copy.st_size for _, copy in self._copies()) + free // 2)
@@ -142,29 +143,3 @@ class NodeCache:
                 with suppress(FileNotFoundError):
                     found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
         return found
-
-    def _check_folder(self) -> None:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self._folder.lstat()
-        except OSError as error:
-            raise StorageError(
-                f"{self._folder}: expected a folder for copies of remote shards, found: {error};"
-                " set runtime.cache_folder to another, or runtime.cache_bytes=0"
-            ) from error
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise StorageError(
-                f"{self._folder}: expected a folder of this user for copies of remote shards,"
-                " found another's; set runtime.cache_folder to another, or runtime.cache_bytes=0"
-            )
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the lock of a file, made if need be; `BlockingIOError` where that would wait."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
