@@ -132,7 +132,7 @@ def asked(run: str, address: str, port: int) -> None:
     ranks = ", ".join(str(vote["rank"]) for vote in votes)
     say(f"    {searches[0]['labels']} for {searches[0]['query']!r}: its bucket's rank among 512 in"
         f" each of {len(votes)} worlds: {ranks}")  # fmt: skip
-    service.send_signal(signal.SIGINT)
+    service.send_signal(signal.SIGTERM)
     service.wait()
 
 

@@ -78,7 +78,7 @@ def running(words: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[bytes]
             time.sleep(_LOOK)
         yield url, process
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 

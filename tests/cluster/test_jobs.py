@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 from orchestrator import api
 from orchestrator.config import overrides_of
 from orchestrator.executors.jobs import RayJobs
+from tests.interrupts import hears_ctrl_c
 from tests.orchestrator.builders import run_config
 from tests.orchestrator.command import manyworlds
 
@@ -102,7 +103,9 @@ def tell(site: Site) -> None:
 def client(site: Site) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "orchestrator.cli", *site.words, *site.options]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=hears_ctrl_c
+    )
 
 
 def read_until_waiting(process: subprocess.Popen[str]) -> str:
@@ -145,7 +148,7 @@ def test_a_client_that_leaves_comes_back_to_the_same_job(waiting: Site, address:
     first = client(waiting)
     name = read_until_waiting(first).split()[1]
     first.send_signal(signal.SIGINT)
-    out, err = first.communicate()
+    out, err = first.communicate(timeout=120)
     assert first.returncode == 130, out + err
     assert f"job {name} goes on" in out
     assert "Traceback" not in err
@@ -155,7 +158,7 @@ def test_a_client_that_leaves_comes_back_to_the_same_job(waiting: Site, address:
     second = client(waiting)
     assert f"job {name} is at work already" in read_until_waiting(second)
     tell(waiting)
-    out, err = second.communicate()
+    out, err = second.communicate(timeout=120)
     assert second.returncode == 0, out + err
     assert out.endswith(f"{GONE_ON}\njob {name} succeeded\n")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.interrupts import hears_ctrl_c
 from tests.orchestrator.command import manyworlds
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +48,13 @@ def test_it_serves_in_one_process_until_it_is_told_to_end(run: Path, number: int
     words += ["cluster=none", "port=0", "token=env:TOKEN"]
     environment = {**os.environ, "TOKEN": "wanted", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_ctrl_c,
     )
     try:
         assert process.stdout is not None
