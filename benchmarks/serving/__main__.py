@@ -155,7 +155,7 @@ def table(
             "",
             f"{LARGE} that send {size(LARGE_BYTES)} each and {SLOW} that send the beginning of a"
             " body and wait, beside 8 that ask as they should. Memory: of the processes that a"
-            " request passes.",
+            " request passes, without the files that they map.",
             "",
             *markdown(
                 ("service", "told", "memory grew by", "others, requests a second", "failed"),

@@ -103,10 +103,14 @@ def named(process: subprocess.Popen[bytes], names: Sequence[bytes]) -> list[int]
 
 
 def memory(pid: int) -> dict[str, int]:
-    """Return bytes of a process: `resident`, and `own`, its share of what it shares counted."""
+    """Return bytes of a process.
+
+    `resident`; `own`, its share of what it shares counted; and `anonymous`, without the files that
+    it maps, such as weights.
+    """
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     told = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
-    return {"resident": told["Rss"], "own": told["Pss"]}
+    return {"resident": told["Rss"], "own": told["Pss"], "anonymous": told["Anonymous"]}
 
 
 def kill(pid: int) -> None:
