@@ -80,10 +80,8 @@ def serving(
     """
     from ray import serve
 
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    os.environ[front.MOST_BYTES] = str(config.most_bytes)
-    with connected(address):
+    environment = {**_ENVIRONMENT, front.MOST_BYTES: str(config.most_bytes)}
+    with _environment(environment), connected(address):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"host": config.host, "port": config.port})
         target = serve.RunTarget(application(config), name=APPLICATION, route_prefix="/")
@@ -93,6 +91,21 @@ def serving(
             yield f"http://{config.host}:{config.port}"
         finally:
             serve.delete(APPLICATION)
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for what is started inside."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _await_replicas(tell: Callable[[str], None]) -> None:
