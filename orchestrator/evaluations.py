@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from orchestrator.ensemble.evaluation import Evaluation
 
 
+_MOST_WORLDS = 1_000_000
+"""Of a curve; no run has more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptEvaluation:
     """One evaluation of an ensemble of a run."""
@@ -69,17 +73,18 @@ def kept(storage: Storage) -> list[KeptEvaluation]:
 def _read(storage: Storage, path: str) -> KeptEvaluation:
     values = storage.read_json(path)
     try:
+        metrics = {
+            (_typed(item["combiner"], str), _count(item["worlds"])): {
+                _typed(name, str): _number(value) for name, value in item["metrics"].items()
+            }
+            for item in values["curves"]
+        }
         return KeptEvaluation(
             ensemble=_typed(values["ensemble"], str),
             data=_typed(values["data"], str),
             rows=_typed(values["rows"], int),
             at=_typed(values["at"], str),
-            metrics={
-                (_typed(item["combiner"], str), _typed(item["worlds"], int)): {
-                    _typed(name, str): _number(value) for name, value in item["metrics"].items()
-                }
-                for item in values["curves"]
-            },
+            metrics=metrics,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StorageError(
@@ -90,6 +95,12 @@ def _read(storage: Storage, path: str) -> KeptEvaluation:
 
 def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
+        raise ValueError(f"{value!r:.40}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MOST_WORLDS:
         raise ValueError(f"{value!r:.40}")
     return value
 

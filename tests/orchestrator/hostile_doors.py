@@ -23,7 +23,7 @@ from orchestrator.report.page import page
 from tests.orchestrator.builders import named_classes, run_config, searches, trained, write
 from tests.orchestrator.hostile import Case, Generator, hash_of
 from workers.attempt import run_attempt
-from workers.errors import ManyworldsError
+from workers.errors import ManyworldsError, StorageError
 from workers.storage import RunPaths, Storage
 
 MEMORY = 4 << 30
@@ -192,8 +192,8 @@ def _may_differ(case: Case, door: str) -> bool:
         door == "report" and "/metrics/" in case.path
     ):
         return True
-    # A page says in words which evaluation it could not read, and shows the rest.
-    if door == "report" and case.path.startswith("evaluations/"):
+    # Nothing vouches for numbers that were measured; what is no evaluation is refused all the same.
+    if door in ("report", "plan") and case.path.startswith(f"{RunPaths.evaluations}/"):
         return True
     # The name of an ensemble's folder vouches for its manifest, and that for the weights;
     # the receipts vouch for the identity.
@@ -307,9 +307,14 @@ def _evaluate(subject: Subject) -> Any:
 
 
 def _report(subject: Subject) -> Any:
-    made = page(gather(str(subject.run), datetime(2026, 1, 1, tzinfo=UTC)))
+    facts = gather(str(subject.run), datetime(2026, 1, 1, tzinfo=UTC))
+    made = page(facts)
     # Whatever files hold is shown as text: no tag of theirs gets into the page.
     assert "<script" not in made
+    # The rest is shown beside the words for what could not be read; those are judged as any.
+    for line in facts.damage:
+        if f"/{RunPaths.evaluations}/" in line:
+            raise StorageError(line)
     return made.splitlines()
 
 

@@ -53,6 +53,8 @@ def test_a_part_of_the_rows_and_an_ensemble_alone_leave_nothing(merged: tuple[Pa
         b'{"schema": 1, "ensemble": "a", "data": "b", "rows": 1, "at": "", "curves": [3]}',
         b'{"schema": 1, "ensemble": "a", "data": "b", "rows": 1, "at": "", "curves":'
         b' [{"combiner": "log", "worlds": 1, "metrics": {"P@1": "high"}}]}',
+        b'{"schema": 1, "ensemble": "a", "data": "b", "rows": 1, "at": "", "curves":'
+        b' [{"combiner": "log", "worlds": 0, "metrics": {"P@1": 0.5}}]}',
     ],
 )
 def test_an_altered_file_is_told(text: bytes, tmp_path: Path) -> None:
