@@ -96,7 +96,8 @@ def test_worlds_are_trained_and_nothing_is_kept(tmp_path: Path) -> None:
     pace = calibrate(config, at_once=2, threads=1, seconds=0.0)
     assert (pace.at_once, pace.threads) == (2, 1)
     assert 0 < pace.step_seconds < pace.start_seconds
-    assert 0 <= pace.lost_seconds <= pace.write_seconds
+    # Of two checkpoints: either may take longer.
+    assert pace.lost_seconds >= 0
     assert pace.write_seconds > 0
     assert sorted(tmp_path.rglob("*")) == before
 
