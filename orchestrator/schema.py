@@ -17,6 +17,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from workers.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -112,6 +114,18 @@ def to_override(key: str, value: Any) -> str:
     # OmegaConf takes more for numbers than YAML does, such as 1e3: those need quotes.
     words = [f"{key}={text}" for text in (*bare, _to_yaml(value), _to_yaml(value, '"'))]
     return next(word for word in words if _reads_as(word, key, value))
+
+
+def made(kind: type[T], layers: Sequence[Layer]) -> T:
+    """Return a `kind` made of its defaults and the layers, later over earlier.
+
+    Raises:
+        ConfigError: with one sentence for each setting that was refused.
+    """
+    built = build(kind, layers)
+    if built.problems or built.value is None:
+        raise ConfigError("\n".join(built.problems))
+    return built.value
 
 
 def build(kind: type[T], layers: Sequence[Layer]) -> Built[T]:

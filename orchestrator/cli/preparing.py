@@ -10,9 +10,8 @@ from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import following, show
 from orchestrator.prepare import PrepareConfig, Summary
 from orchestrator.prepare import prepare as make
-from orchestrator.schema import build, from_overrides
+from orchestrator.schema import from_overrides, made
 from orchestrator.words import plural
-from workers.errors import ConfigError
 
 _CLUSTER = "cluster="
 _WIDTH = 40
@@ -25,10 +24,7 @@ def prepare(arguments: Arguments) -> int:
         raise arguments.wrong("source=PATH out=PATH and what the columns mean, found nothing")
     clusters = [word for word in arguments.words if word.startswith(_CLUSTER)]
     words = [word for word in arguments.words if word not in clusters]
-    built = build(PrepareConfig, [from_overrides(words)])
-    if built.problems or built.value is None:
-        raise ConfigError("\n".join(built.problems))
-    config = built.value
+    config = made(PrepareConfig, [from_overrides(words)])
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         tasks: dict[str, TaskID] = {}
 

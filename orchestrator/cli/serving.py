@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import show
 from orchestrator.ensemble.artefact import open_artefact
-from orchestrator.schema import Layer, build, from_overrides
+from orchestrator.schema import Layer, from_overrides, made
 from orchestrator.serving.settings import ServingConfig
 from orchestrator.words import plural
 from workers.errors import ConfigError, RunError
@@ -24,10 +24,7 @@ def serve(arguments: Arguments) -> int:
     uri = arguments.first(_ENSEMBLE)
     clusters = [word for word in arguments.words[1:] if word.startswith(_CLUSTER)]
     words = [word for word in arguments.words[1:] if word not in clusters]
-    built = build(ServingConfig, [Layer("", {"ensemble": uri}), from_overrides(words)])
-    if built.problems or built.value is None:
-        raise ConfigError("\n".join(built.problems))
-    config = built.value.validate()
+    config = made(ServingConfig, [Layer("", {"ensemble": uri}), from_overrides(words)]).validate()
     address = clusters[-1].removeprefix(_CLUSTER) if clusters else "auto"
     config.secret()
     # Said here in a sentence, and not by each replica in its log.

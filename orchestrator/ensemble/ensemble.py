@@ -175,8 +175,7 @@ class Ensemble:
             ConfigError: for an unknown combiner or mode.
         """
         chosen = self.combiner(combiner)
-        if mode not in MODES:
-            raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {mode}")
+        check_mode(mode)
         table = self.table(queries)
         for lists in (leave_out, keep_to):
             check_lists(lists, table.num_rows, self.classes)
@@ -299,6 +298,12 @@ class Ensemble:
         config = self.config
         featurizer = Featurizer(config.data, config.features, config.seed, member.world)
         return featurizer, BucketPredictor(config, parameters, device=self._device, pool=self.pool)
+
+
+def check_mode(mode: str) -> None:
+    """Raise `ConfigError` if there is no such mode."""
+    if mode not in MODES:
+        raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {mode}")
 
 
 def _check_finite(parameters: Mapping[str, Tensor], path: Path) -> None:

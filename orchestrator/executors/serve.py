@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.executors.cluster import connected
-from orchestrator.schema import Layer
-from orchestrator.schema import build as built
+from orchestrator.schema import Layer, made
 from orchestrator.serving import front
 from orchestrator.serving.settings import ServingConfig
-from workers.errors import ConfigError, RunError
+from workers.errors import RunError
 
 APPLICATION = "manyworlds"
 """Its name on the cluster."""
@@ -41,10 +40,7 @@ def build(settings: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: a setting that cannot work.
     """
-    found = built(ServingConfig, [Layer("", dict(settings))])
-    if found.problems or found.value is None:
-        raise ConfigError("\n".join(found.problems))
-    return application(found.value.validate())
+    return application(made(ServingConfig, [Layer("", dict(settings))]).validate())
 
 
 def application(config: ServingConfig) -> Any:

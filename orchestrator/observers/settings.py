@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 
 FROM_ENVIRONMENT = "env:"
-"""What a value of `notify` begins with that only names an environment variable."""
+"""What a secret setting begins with that only names an environment variable."""
 _CLASS = re.compile(r"[\w.]+:\w+")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.ensemble.artefact import open_artefact, served
-from orchestrator.ensemble.ensemble import MODES, Ensemble
+from orchestrator.ensemble.ensemble import Ensemble, check_mode
 from orchestrator.ensemble.retrieval import chance
 from orchestrator.serving import copies
 from workers.config import DataConfig
-from workers.errors import ConfigError, DataError, ManyworldsError
+from workers.errors import DataError, ManyworldsError
 from workers.storage import Storage
 
 
@@ -147,8 +147,7 @@ class Answerer:
         """
         self.ensemble.combiner(way.combiner)
         self.ensemble.check_worlds(way.worlds)
-        if way.mode not in MODES:
-            raise ConfigError(f"mode: expected one of {', '.join(MODES)}, found {way.mode}")
+        check_mode(way.mode)
 
     def predict(self, queries: pa.Table, way: Way) -> Answers:
         """Return the k best classes of each query.

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.observers.settings import FROM_ENVIRONMENT
 from workers.errors import ConfigError
-
-FROM_ENVIRONMENT = "env:"
-"""What `token` begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
