@@ -3,20 +3,77 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
-from workers.kernels.numbers import Ids, Offsets
+from workers.jit import kernel
+from workers.kernels.losses import is_new
+from workers.kernels.numbers import Floats, Ids, Offsets
 from workers.kernels.steps import Tensors
 from workers.lsh.active import Active
 from workers.lsh.chooser import Chooser
 from workers.lsh.layer import Vectors, Work
 
-_OWN = 1e9
-"""A score that none has but a row's own neurons."""
+_SHIFT = np.uint32(20)
+"""What is left of 32 bits tells numbers apart by sign, exponent and three bits more."""
+
+
+@kernel
+def _least_of_highest(line: Any, count: Any) -> Any:
+    """Return the least of the `count` highest of some float32 numbers."""
+    # Most are told apart by their first bits, which is quicker than a partition of all.
+    bits = line.view(np.uint32)
+    keys = np.empty(len(line), np.uint16)
+    counts = np.zeros(1 << 12, np.int64)
+    for i in range(len(line)):
+        # In the order of the numbers: of negative ones, larger bits are less.
+        ordered = ~bits[i] if bits[i] >> np.uint32(31) else bits[i] | np.uint32(1 << 31)
+        keys[i] = ordered >> _SHIFT
+        counts[keys[i]] += 1
+    key = len(counts) - 1
+    while counts[key] < count:
+        count -= counts[key]
+        key -= 1
+    same = line[keys == key]
+    return np.partition(same, len(same) - count)[len(same) - count]
+
+
+@kernel
+def take_highest(scores: Floats, offsets: Offsets, own: Ids, ids: Ids, counts: Ids) -> None:
+    """Write each row's own neurons, ascending, and then the highest others, the highest first.
+
+    Args:
+        scores: (n, width) float32; overwritten.
+        offsets: (n + 1,) of `own`.
+        own: ascending in each row, perhaps repeated.
+        ids: (at least n, room) int32, written.
+        counts: (at least n,) how many are wanted; where a row's own are more, becomes as many.
+    """
+    nothing = np.float32(-np.inf)
+    for row in range(len(scores)):
+        line, found, at = scores[row], ids[row], 0
+        for position in range(offsets[row], offsets[row + 1]):
+            if is_new(own, offsets[row], position):
+                found[at] = own[position]
+                line[own[position]] = nothing
+                at += 1
+        room, first = counts[row] - at, at
+        counts[row] = max(counts[row], at)
+        if room <= 0:
+            continue
+        least = _least_of_highest(line, room)
+        ties = room - (line > least).sum()
+        for neuron in range(len(line)):
+            tie = line[neuron] == least and ties > 0
+            if tie or line[neuron] > least:
+                ties -= int(tie)
+                found[at] = neuron
+                at += 1
+        others = found[first:at].copy()
+        found[first:at] = others[np.argsort(-line[others])]
 
 
 class Compared(Chooser, ABC):
@@ -50,25 +107,18 @@ class Compared(Chooser, ABC):
         """See `Chooser.choose`."""
         start, stop = span
         rng = np.random.default_rng((self._seed, self._step, layer, start))
-        scores = self.scores(layer, inputs, chosen.width, rng).astype(np.float64)
-        offsets, labels = own[0][start : stop + 1], own[1][own[0][start] : own[0][stop]]
-        # Own neurons first, ascending.
-        owners = np.repeat(np.arange(stop - start), np.diff(offsets))
-        scores[owners, labels] = _OWN + chosen.width - labels
+        scores = self.scores(layer, inputs, chosen.width, rng)
         counts = self.counts(wanted, chosen.width, stop - start, rng)
-        counts = np.maximum(counts, (scores >= _OWN).sum(1))
-        most = int(counts.max())
-        best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
-        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
-        chosen.ids[start:stop, :most] = np.take_along_axis(best, order, 1)
+        offsets, labels = own
         chosen.counts[start:stop] = counts
+        take_highest(
+            scores, offsets[start : stop + 1], labels, chosen.ids[start:], chosen.counts[start:]
+        )
         return 0
 
     @abstractmethod
-    def scores(
-        self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator
-    ) -> NDArray[np.floating]:
-        """Return what the neurons of some rows are chosen by, (rows, width)."""
+    def scores(self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator) -> Floats:
+        """Return what the neurons of some rows are chosen by, (rows, width) float32."""
 
     def counts(self, wanted: int, width: int, rows: int, rng: np.random.Generator) -> Offsets:
         """Return how many neurons of each row are active."""
@@ -78,9 +128,7 @@ class Compared(Chooser, ABC):
 class AtRandom(Compared):
     """Chooses as many neurons at random."""
 
-    def scores(
-        self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator
-    ) -> NDArray[np.floating]:
+    def scores(self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator) -> Floats:
         """See `Compared.scores`."""
         return rng.random((len(inputs.counts), width), dtype=np.float32)
 
@@ -113,9 +161,7 @@ class Winners(Compared):
         super().__init__(0)
         self._parameters = parameters
 
-    def scores(
-        self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator
-    ) -> NDArray[np.floating]:
+    def scores(self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator) -> Floats:
         """See `Compared.scores`."""
         rows, ends = np.arange(len(inputs.counts)), np.cumsum(inputs.counts)
         owners = np.repeat(rows, inputs.counts)

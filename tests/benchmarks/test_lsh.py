@@ -50,7 +50,7 @@ def chosen_by(chooser: Compared, wanted: int, room: int) -> Active:
     )
     # One own neuron a row; the last row has more of them than are wanted.
     labels = np.arange(2 * ROWS, dtype=np.int32) % WIDTH
-    own = np.concatenate([labels, np.arange(10, dtype=np.int32)])
+    own = np.concatenate([labels[:-1], np.arange(10, dtype=np.int32), labels[-1:]])
     offsets = np.arange(2 * ROWS + 1, dtype=np.int64)
     offsets[-1] += 10
     chooser.begin(1)

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.prepare.clicks import write_clicks
+from benchmarks.prepare.quality import ties_shared
 from benchmarks.prepare.raw import KINDS, config_of, ngrams, write_raw
 from orchestrator.prepare import prepare
 
@@ -87,6 +88,13 @@ def test_texts_as_features_have_all_of_their_ngrams(chosen: BenchmarkSet, tmp_pa
     )
     # "a b a b": the words and the pair "a b" twice.
     assert sum(expected[3].values()) > len(expected[3])
+
+
+def test_classes_that_score_best_share_the_first_place() -> None:
+    ids = np.array([[3, 1, 2], [0, 1, 4], [2, 0, 1], [5, 4, 3]])
+    scores = np.array([[2, 1, 1], [2, 2, 1], [1, 1, 1], [3, 3, 3]], np.float32)
+    lists = pa.chunked_array([[[3, 1], [1], [4]], [[3, 5]]])
+    assert ties_shared(ids, scores, lists) == pytest.approx((1 + 1 / 2 + 0 + 2 / 3) / 4)
 
 
 @pytest.mark.parametrize("rows", [10, 1000])
