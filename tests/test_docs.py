@@ -202,7 +202,8 @@ def test_every_reason_not_to_run_a_command_has_one() -> None:
         "ray up docker/launcher/azure.yaml",
         "ray start --heads",
         "export 1=2",
-        "pip install 'manyworlds[jab]'",
+        "pip install '.[jab]'",
+        "pip install 'manyworlds[jobs]'",
         "rm --recursive runs",
         "manyworld train",
     ],
@@ -293,3 +294,9 @@ def test_a_quoted_message_is_in_the_program(message: str) -> None:
     parts = [re.escape(part.strip()) for part in message.split("…") if part.strip()]
     assert max(map(len, parts)) >= 10
     assert any(re.search(".*".join(parts), text, re.DOTALL) for text in TOLD), message
+
+
+def test_nobody_is_sent_to_the_other_project_of_this_name() -> None:
+    pages = [path.read_text() for path in (*PAGES, ROOT / "README.md")]
+    wrong = re.compile(r"pip install '?manyworlds|pip: \[manyworlds\]")
+    assert [found[0] for text in [*pages, *TOLD] if (found := wrong.search(text))] == []
