@@ -18,11 +18,13 @@ from click import UsageError
 from orchestrator.serving import alone as service
 from orchestrator.serving.settings import ServingConfig
 from tests import documents
-from tests.documents import LANGUAGES, PAGES, Step, alone, blocks, kind_of, links, steps
+from tests.docker import inside
+from tests.documents import LANGUAGES, PAGES, Step, alone, assigned, blocks, kind_of, links, steps
 from tests.orchestrator.command import manyworlds
 from tests.test_house_rules import ROOT
 from workers.errors import ConfigError
 
+CLUSTERS = documents.DOCS / "clusters.md"
 FIRST = documents.DOCS / "first-job.md"
 SERVING = documents.DOCS / "serving.md"
 MESSAGES = documents.DOCS / "troubleshooting.md"
@@ -149,6 +151,31 @@ def test_the_commands_of_a_page_run_in_order(
     reader = Reader(page, monkeypatch)
     reader.go()
     assert not reader.left
+
+
+def test_a_cluster_that_stays_on_a_laptop_is_joined(
+    first_job: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(first_job[0], tmp_path / "reader")
+    (tmp_path / "home" / ".ray").mkdir(parents=True)
+    (tmp_path / "home" / ".ray" / "auth_token").write_text("0123456789abcdef" * 2)
+    first, *_ = [text for language, text in blocks(CLUSTERS) if language == "sh"]
+    lines = first.replace("\\\n", " ").splitlines()
+    exported = [word for text in lines if kind_of(text) == "set" for word in assigned(text)]
+    commands = [documents.split(text) for text in lines if kind_of(text) != "set"]
+    assert ["ray", "start", "--head"] in [words[:3] for words in commands]
+    plan = {
+        "mounts": [],
+        "folder": str(folder),
+        "services": [],
+        "environment": dict(word.split("=", 1) for word in exported),
+        "commands": commands,
+    }
+    # In which a first local cluster made a token, as Ray does.
+    home = str(tmp_path / "home")
+    *_, (_, _, printed) = inside.run(plan, tmp_path, HOME=home)
+    assert "Ray cluster at 127.0.0.1:6379, which runs on this machine already" in printed
+    assert "2 of 2 worlds done" in printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
