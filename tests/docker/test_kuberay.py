@@ -18,6 +18,7 @@ from orchestrator.config import RunConfig, load
 from orchestrator.serving.settings import ServingConfig
 from tests.docker import commands, files
 from tests.docker.files import (
+    DOCKER,
     KUBERAY,
     ROOT,
     VERSION,
@@ -31,6 +32,7 @@ from tests.docker.kuberay_types import problems
 
 SPOT = "ray.io/market-type"
 QUEUE = "kueue.x-k8s.io/queue-name"
+HEADS = ("raycluster", "rayservice")
 MACHINES = yaml.safe_load((ROOT / "conf/machines.yaml").read_text())
 each_file = pytest.mark.parametrize("name", KUBERAY)
 
@@ -248,6 +250,14 @@ def test_ray_serve_reads_the_configuration_of_the_service() -> None:
     worker = commands.node_types("kuberay/rayservice.yaml")["spot"]["resources"]
     assert (settings.cpus, settings.gpus) == (worker["CPU"], worker["GPU"])
     assert settings.token == "env:MANYWORLDS_TOKEN"
+
+
+def test_a_cluster_and_a_service_have_heads_of_different_names() -> None:
+    # KubeRay makes a service NAME-head-svc for each of them.
+    names = {document(f"kuberay/{kind}.yaml")["metadata"]["name"] for kind in HEADS}
+    assert len(names) == 2
+    told = set(re.findall(r"([\w-]+)-(?:head|serve)-svc", (DOCKER / "README.md").read_text()))
+    assert told == names
 
 
 def test_kuberay_finds_the_port_that_it_makes_a_service_of() -> None:
