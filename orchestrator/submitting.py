@@ -217,7 +217,8 @@ def end_of(job: Job) -> str:
     if job.exit_code == _NOT_FOUND:
         return (
             f"{what}: expected the command manyworlds on the cluster, found none; use an image"
-            " that has the package, or --runtime-env FILE with a line such as `pip: [manyworlds]`"
+            " that has the package, or --runtime-env FILE with the line `pip: [URL]`, URL that of"
+            " its wheel"
         )
     if job.exit_code is not None:
         return f"{what} failed: its command ended with exit code {job.exit_code}; see above"

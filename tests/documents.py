@@ -127,7 +127,8 @@ def check(command: str) -> None:
     elif kind == "set":
         assert all(re.fullmatch(r"[A-Z_]+=.*", word) for word in assigned(command)), command
     elif kind == "installed":
-        extras = re.fullmatch(r"manyworlds\[([\w,]+)\]", words[2])
+        # Of the checkout: the project of this name on PyPI is another one.
+        extras = re.fullmatch(r"\.\[([\w,]+)\]", words[2])
         assert extras, command
         assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 

@@ -18,11 +18,13 @@ from click import UsageError
 from orchestrator.serving import alone as service
 from orchestrator.serving.settings import ServingConfig
 from tests import documents
-from tests.documents import LANGUAGES, PAGES, Step, alone, blocks, kind_of, links, steps
+from tests.docker import inside
+from tests.documents import LANGUAGES, PAGES, Step, alone, assigned, blocks, kind_of, links, steps
 from tests.orchestrator.command import manyworlds
 from tests.test_house_rules import ROOT
 from workers.errors import ConfigError
 
+CLUSTERS = documents.DOCS / "clusters.md"
 FIRST = documents.DOCS / "first-job.md"
 SERVING = documents.DOCS / "serving.md"
 MESSAGES = documents.DOCS / "troubleshooting.md"
@@ -151,6 +153,31 @@ def test_the_commands_of_a_page_run_in_order(
     assert not reader.left
 
 
+def test_a_cluster_that_stays_on_a_laptop_is_joined(
+    first_job: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(first_job[0], tmp_path / "reader")
+    (tmp_path / "home" / ".ray").mkdir(parents=True)
+    (tmp_path / "home" / ".ray" / "auth_token").write_text("0123456789abcdef" * 2)
+    first, *_ = [text for language, text in blocks(CLUSTERS) if language == "sh"]
+    lines = first.replace("\\\n", " ").splitlines()
+    exported = [word for text in lines if kind_of(text) == "set" for word in assigned(text)]
+    commands = [documents.split(text) for text in lines if kind_of(text) != "set"]
+    assert ["ray", "start", "--head"] in [words[:3] for words in commands]
+    plan = {
+        "mounts": [],
+        "folder": str(folder),
+        "services": [],
+        "environment": dict(word.split("=", 1) for word in exported),
+        "commands": commands,
+    }
+    # In which a first local cluster made a token, as Ray does.
+    home = str(tmp_path / "home")
+    *_, (_, _, printed) = inside.run(plan, tmp_path, HOME=home)
+    assert "Ray cluster at 127.0.0.1:6379, which runs on this machine already" in printed
+    assert "2 of 2 worlds done" in printed
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_have_a_language_and_python_compiles(page: Path) -> None:
     found = blocks(page)
@@ -202,7 +229,8 @@ def test_every_reason_not_to_run_a_command_has_one() -> None:
         "ray up docker/launcher/azure.yaml",
         "ray start --heads",
         "export 1=2",
-        "pip install 'manyworlds[jab]'",
+        "pip install '.[jab]'",
+        "pip install 'manyworlds[jobs]'",
         "rm --recursive runs",
         "manyworld train",
     ],
@@ -293,3 +321,9 @@ def test_a_quoted_message_is_in_the_program(message: str) -> None:
     parts = [re.escape(part.strip()) for part in message.split("…") if part.strip()]
     assert max(map(len, parts)) >= 10
     assert any(re.search(".*".join(parts), text, re.DOTALL) for text in TOLD), message
+
+
+def test_nobody_is_sent_to_the_other_project_of_this_name() -> None:
+    pages = [path.read_text() for path in (*PAGES, ROOT / "README.md")]
+    wrong = re.compile(r"pip install '?manyworlds|pip: \[manyworlds\]")
+    assert [found[0] for text in [*pages, *TOLD] if (found := wrong.search(text))] == []

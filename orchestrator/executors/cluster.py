@@ -56,7 +56,8 @@ def connect(address: str, resources: Mapping[str, float] | None = None) -> bool:
     except (ConnectionError, ImportError, OSError, RuntimeError, ValueError, RayError) as error:
         raise RunError(
             f"cluster.address={address}: expected a Ray cluster{why}, found none that takes this"
-            f" program: {error}; start one with `ray start --head`, or use cluster.address=local"
+            f" program: {error}; start one with `ray start --head`, set RAY_AUTH_MODE=token if it"
+            " asks for a token, or use cluster.address=local"
         ) from error
     return True
 

@@ -1,4 +1,4 @@
-"""Curves and settings for MLflow, as an example of an observer: `pip install manyworlds[mlflow]`.
+"""Curves and settings for MLflow, as an example of an observer: `pip install '.[mlflow]'`.
 
     manyworlds train ... 'watch.observers=[orchestrator.observers.mlflow:MLflow]'
 

@@ -33,6 +33,17 @@ def test_an_address_where_nobody_is_is_refused(alone: None, closed: str) -> None
         connect(closed)
 
 
+def test_a_cluster_that_hangs_up_may_want_a_token(
+    alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang_up(*words: object, **more: object) -> None:
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "init", hang_up)
+    with pytest.raises(RunError, match="set RAY_AUTH_MODE=token if it asks for a token"):
+        connect("local")
+
+
 def test_the_address_of_the_environment_is_refused_likewise(
     alone: None, closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from ray.scripts.scripts import start
 from tests.docker.files import (
     KUBERAY,
     LAUNCHERS,
+    ROOT,
     blocks,
     cluster,
     document,
@@ -22,6 +25,13 @@ from tests.docker.files import (
 
 COMPOSE = "compose.yaml"
 _ON_HEAD = "docker compose --file docker/compose.yaml exec head "
+
+
+def surroundings(**more: str) -> dict[str, str]:
+    """Return an environment in which programs of this environment run this checkout's code."""
+    scripts = sysconfig.get_path("scripts")
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
 def read_by_ray(words: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Starts the services of a compose file and runs commands, in namespaces of its own.
+"""Starts services and runs commands in namespaces of their own: `run`.
 
-It reads a plan as JSON from its standard input, and writes one line of JSON for every command.
-The process is the first of its PID namespace: with it, all that it started ends.
+The module as a program reads a plan as JSON from its standard input, and writes one line of JSON
+for every command. It is the first process of its PID namespace: with it, all that it started ends.
 """
 
 from __future__ import annotations
@@ -9,17 +9,65 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import socket
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.docker.commands import surroundings
+from tests.docker.files import ROOT
+
+_NAMESPACES = shlex.split(
+    "unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc"
+)
 _SET_FLAGS, _UP = 0x8914, 1
 """Of Linux: the call that sets an interface's flags, and the flag that it is up."""
 _HEALTHY_WITHIN = 120.0
 """Seconds."""
+
+
+def run(plan: dict[str, Any], folder: Path, **more: str) -> list[tuple[list[str], int, str]]:
+    """Do a plan where no other Ray cluster is, and none hears of this one.
+
+    Args:
+        plan: services, and commands with their environment and the folder that they run in.
+        folder: for what is written beside.
+        more: variables of all of them.
+
+    Returns:
+        Each command, how it ended, and what it printed.
+    """
+    if subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine forbids namespaces to users")
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost storage head worker {socket.gethostname()}\n")
+    # Where Ray keeps its sockets and which cluster is the machine's.
+    Path("/tmp/ray").mkdir(exist_ok=True)
+    for name in ("ray", "logs"):
+        (folder / name).mkdir()
+    mounts = [[str(hosts), "/etc/hosts"], [str(folder / "ray"), "/tmp/ray"], *plan["mounts"]]
+    ended = subprocess.run(
+        [*_NAMESPACES, sys.executable, "-m", "tests.docker.inside"],
+        input=json.dumps({**plan, "mounts": mounts, "logs": str(folder / "logs")}),
+        cwd=ROOT,
+        env=surroundings(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    logs = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
+    wanted = [*(service["check"] for service in plan["services"]), *plan["commands"]]
+    assert [(command, code) for command, code, _ in told] == [(words, 0) for words in wanted], (
+        f"{told}\n{logs}\n{ended.stderr}"
+    )
+    return told
 
 
 def main() -> None:

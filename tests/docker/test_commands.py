@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
-import socket
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +14,11 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from orchestrator import api
-from tests.docker import commands
-from tests.docker.files import DOCKER, ROOT, document, image_environment, job_settings
+from tests.docker import commands, inside
+from tests.docker.commands import surroundings
+from tests.docker.files import DOCKER, blocks, document, image_environment, job_settings
 from tests.orchestrator.builders import CLASSES, searches, write
 
-NAMESPACES = "unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc"
 SECRETS = {
     "STORAGE_KEY": "manyworlds",
     "STORAGE_SECRET": "loopback-secret-4711",
@@ -32,13 +27,6 @@ SECRETS = {
 RAYJOB = "kuberay/rayjob.yaml"
 SMALL = 80 << 20
 """Bytes of the object store."""
-
-
-def surroundings(**more: str) -> dict[str, str]:
-    """Return an environment in which programs of this environment run this checkout's code."""
-    scripts = sysconfig.get_path("scripts")
-    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
 def left_out() -> set[tuple[str, str]]:
@@ -62,6 +50,13 @@ def test_every_command_is_run_or_the_readme_says_why_not() -> None:
     assert sorted(collected - run - left) == []
     assert sorted(left - collected) == []
     assert run & left == set()
+
+
+def test_no_command_of_the_readme_keeps_the_next_one_waiting() -> None:
+    texts = [line for block in blocks("sh") for line in block.splitlines()[:-1]]
+    forwarding = [text for text in texts if "port-forward" in text]
+    assert forwarding
+    assert [text for text in forwarding if not text.endswith(" &")] == []
 
 
 @pytest.fixture
@@ -154,45 +149,19 @@ def clicks(path: Path) -> None:
 
 
 def test_the_compose_file_trains_on_its_storage(tmp_path: Path) -> None:
-    namespaces = shlex.split(NAMESPACES)
-    if subprocess.run([*namespaces, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine forbids namespaces to users")
-    folders = {name: tmp_path / name for name in ("storage", "ray", "data", "logs")}
-    for folder in folders.values():
-        folder.mkdir()
-    (folders["storage"] / "manyworlds").mkdir()
-    clicks(folders["data"] / "clicks.csv")
-    hosts = tmp_path / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost storage head worker {socket.gethostname()}\n")
-    # Where Ray keeps its sockets and which cluster is the machine's.
-    Path("/tmp/ray").mkdir(exist_ok=True)
+    storage, data = tmp_path / "storage", tmp_path / "data"
+    (storage / "manyworlds").mkdir(parents=True)
+    data.mkdir()
+    clicks(data / "clicks.csv")
     made = services()
     plan = {
-        "mounts": [
-            [str(hosts), "/etc/hosts"],
-            [str(folders["storage"]), "/srv"],
-            [str(folders["ray"]), "/tmp/ray"],
-        ],
-        "folder": str(folders["data"]),
-        "logs": str(folders["logs"]),
+        "mounts": [[str(storage), "/srv"]],
+        "folder": str(data),
         "services": made,
         "environment": made[1]["environment"],
         "commands": [shlex.split(text) for text in commands.on_head()],
     }
-    ended = subprocess.run(
-        [*namespaces, sys.executable, "-m", "tests.docker.inside"],
-        input=json.dumps(plan),
-        cwd=ROOT,
-        env=surroundings(**{k: v for k, v in image_environment().items() if k != "HOME"}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    told = [json.loads(line) for line in ended.stdout.splitlines()]
-    logs = {path.name: path.read_text() for path in folders["logs"].iterdir()}
-    wanted = [*(service["check"] for service in made), *plan["commands"]]
-    assert [(command, code) for command, code, _ in told] == [(words, 0) for words in wanted], (
-        f"{told}\n{logs}\n{ended.stderr}"
-    )
-    assert (folders["storage"] / "manyworlds/first/ensembles/CURRENT").is_file()
-    assert len(re.findall(r"^ +\S", told[-1][2], re.MULTILINE)) >= 10, told[-1][2]
+    nodes = {name: value for name, value in image_environment().items() if name != "HOME"}
+    *_, (_, _, answers) = inside.run(plan, tmp_path, **nodes)
+    assert (storage / "manyworlds/first/ensembles/CURRENT").is_file()
+    assert len(re.findall(r"^ +\S", answers, re.MULTILINE)) >= 10, answers

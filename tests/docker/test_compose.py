@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.docker.commands import read_by_ray
 from tests.docker.files import DOCKER, ROOT, VERSION, document, image_environment, instructions
 
 SERVICES: dict[str, dict[str, Any]] = document("compose.yaml")["services"]
@@ -25,6 +26,7 @@ FIELDS = {
     "init",
     "mem_limit",
     "ports",
+    "pull_policy",
     "shm_size",
     "stop_grace_period",
     "volumes",
@@ -71,16 +73,24 @@ def test_services_wait_for_what_they_need() -> None:
 def test_nodes_are_the_image_for_cpus_with_room_for_objects(name: str) -> None:
     node = SERVICES[name]
     assert node["image"] == f"manyworlds:{VERSION}-cpu"
-    build = node["build"]
+    # Without a number Ray takes 30 % of the memory, and a folder on disk where that is more.
+    objects = read_by_ray(node["command"])["object_store_memory"]
+    assert node["shm_size"] == "1gb"
+    assert 0 < objects < 1 << 30
+    drain = float(image_environment()["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+    assert seconds(node["stop_grace_period"]) >= drain + 15
+
+
+def test_the_image_is_built_once() -> None:
+    # Two services that build one tag at the same time are an error: "already exists".
+    (build,) = [service["build"] for service in SERVICES.values() if "build" in service]
+    assert SERVICES["worker"]["pull_policy"] == "never"
     assert (DOCKER / build["context"]).resolve() == ROOT
     assert (ROOT / build["dockerfile"]).is_file()
     stages = {found.stage for found in instructions()}
     assert build["target"] in stages
     arguments = {found.text.split("=")[0] for found in instructions() if found.word == "ARG"}
     assert build["args"].keys() <= arguments
-    assert node["shm_size"] == "1gb"
-    drain = float(image_environment()["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-    assert seconds(node["stop_grace_period"]) >= drain + 15
 
 
 def test_secrets_come_from_the_environment_and_have_no_default() -> None:

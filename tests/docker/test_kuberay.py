@@ -18,7 +18,9 @@ from orchestrator.config import RunConfig, load
 from orchestrator.serving.settings import ServingConfig
 from tests.docker import commands, files
 from tests.docker.files import (
+    DOCKER,
     KUBERAY,
+    ROOT,
     VERSION,
     cluster,
     document,
@@ -30,6 +32,8 @@ from tests.docker.kuberay_types import problems
 
 SPOT = "ray.io/market-type"
 QUEUE = "kueue.x-k8s.io/queue-name"
+HEADS = ("raycluster", "rayservice")
+MACHINES = yaml.safe_load((ROOT / "conf/machines.yaml").read_text())
 each_file = pytest.mark.parametrize("name", KUBERAY)
 
 
@@ -133,6 +137,25 @@ def test_pods_get_more_time_than_a_node_takes_to_drain(name: str) -> None:
 
 
 @each_file
+def test_workers_fit_on_the_smallest_machine_that_has_their_gpu(name: str) -> None:
+    machine = MACHINES["gcp-g2-standard-8"]
+    asked = commands.groups(name)[1][0]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    # Kubernetes keeps some of a machine to itself, and so do the daemons of every node.
+    assert int(asked["cpu"]) <= machine["cpus"] - 1
+    memory = int(asked["memory"].removesuffix("Gi")) << 30
+    assert memory <= 0.8 * machine["memory"] * 1e9
+
+
+@each_file
+def test_the_head_is_not_moved_to_pack_machines_closer(name: str) -> None:
+    metadata = cluster(name)["headGroupSpec"]["template"]["metadata"]
+    assert metadata["annotations"] == {
+        "karpenter.sh/do-not-disrupt": "true",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    }
+
+
+@each_file
 def test_limits_are_requests(name: str) -> None:
     asked = [container["resources"] for container in containers(name)]
     asked.append(cluster(name)["autoscalerOptions"]["resources"])
@@ -159,7 +182,8 @@ def test_pods_run_as_no_root_and_gain_nothing(name: str) -> None:
         assert (context["runAsNonRoot"], context["runAsUser"]) == (True, 1000)
         mounted = {m["name"] for c in pod["containers"] for m in c.get("volumeMounts", [])}
         assert mounted == {volume["name"] for volume in pod.get("volumes", [])}
-    for container in containers(name):
+    # The autoscaler's is beside the head's: a pod is refused for any of its containers.
+    for container in [*containers(name), cluster(name)["autoscalerOptions"]]:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
@@ -199,6 +223,9 @@ def test_the_settings_of_the_job_fit_its_workers(tmp_path: Path) -> None:
     assert wanted.cluster.cpus_per_world == worker["CPU"]
     assert wanted.cluster.gpus_per_world == worker["GPU"]
     assert wanted.cluster.pending_timeout >= 1800
+    # So many are asked for: without a number one world after the other, as no machine is there.
+    spot = commands.node_types("kuberay/rayjob.yaml")["spot"]
+    assert wanted.cluster.max_parallel == wanted.worlds == spot["max_workers"]
 
 
 def test_the_job_ends_its_cluster_and_tries_again() -> None:
@@ -223,6 +250,22 @@ def test_ray_serve_reads_the_configuration_of_the_service() -> None:
     worker = commands.node_types("kuberay/rayservice.yaml")["spot"]["resources"]
     assert (settings.cpus, settings.gpus) == (worker["CPU"], worker["GPU"])
     assert settings.token == "env:MANYWORLDS_TOKEN"
+
+
+def test_a_cluster_and_a_service_have_heads_of_different_names() -> None:
+    # KubeRay makes a service NAME-head-svc for each of them.
+    names = {document(f"kuberay/{kind}.yaml")["metadata"]["name"] for kind in HEADS}
+    assert len(names) == 2
+    told = set(re.findall(r"([\w-]+)-(?:head|serve)-svc", (DOCKER / "README.md").read_text()))
+    assert told == names
+
+
+def test_kuberay_finds_the_port_that_it_makes_a_service_of() -> None:
+    # It looks for it in the head's container, also where the head answers nobody.
+    settings = yaml.safe_load(document("kuberay/rayservice.yaml")["spec"]["serveConfigV2"])
+    for container in containers("kuberay/rayservice.yaml"):
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports["serve"] == settings["http_options"]["port"]
 
 
 def test_the_service_names_what_builds_it() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 from typing import Any
 
 import pytest
 from jsonschema import ValidationError  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from orchestrator.config import load
 from tests.docker import commands
-from tests.docker.files import LAUNCHERS, VERSION, document, image_environment
+from tests.docker.files import LAUNCHERS, VERSION, blocks, document, image_environment, pins
 
 each_file = pytest.mark.parametrize("name", LAUNCHERS)
 
@@ -66,15 +68,66 @@ def test_the_head_takes_no_work_and_workers_are_spot_machines_first(name: str) -
         assert "--gpus=all" in made["docker"]["worker_run_options"]
 
 
+def node_configs(name: str) -> dict[str, dict[str, Any]]:
+    types = document(name)["available_node_types"]
+    return {kind: made["node_config"] for kind, made in types.items()}
+
+
 def test_spot_machines_are_asked_for_as_each_cloud_has_it() -> None:
-    aws = document("launcher/aws.yaml")["available_node_types"]
-    assert {
-        name: made["node_config"].get("InstanceMarketOptions") for name, made in aws.items()
-    } == {"head": None, "spot": {"MarketType": "spot"}, "on-demand": None}
-    gcp = document("launcher/gcp.yaml")["available_node_types"]
-    asked = {name: made["node_config"].get("scheduling", []) for name, made in gcp.items()}
-    assert {"preemptible": True} in asked["spot"]
-    assert {"preemptible": True} not in [*asked["head"], *asked["on-demand"]]
+    aws = {
+        kind: made.get("InstanceMarketOptions")
+        for kind, made in node_configs("launcher/aws.yaml").items()
+    }
+    assert aws == {"head": None, "spot": {"MarketType": "spot"}, "on-demand": None}
+    gcp = {
+        kind: made.get("scheduling", {}) for kind, made in node_configs("launcher/gcp.yaml").items()
+    }
+    assert gcp["spot"] == {
+        "provisioningModel": "SPOT",
+        "preemptible": True,
+        "onHostMaintenance": "TERMINATE",
+        "automaticRestart": False,
+        # A machine that is only stopped costs its disk still.
+        "instanceTerminationAction": "DELETE",
+    }
+    assert gcp["on-demand"] == {"onHostMaintenance": "TERMINATE"}
+    assert gcp["head"] == {}
+
+
+def test_the_head_on_aws_may_give_workers_their_role() -> None:
+    # The role that Ray makes for a head without one may not: no worker would ever start.
+    profiles = {
+        kind: made["IamInstanceProfile"]["Arn"].rpartition("/")[2]
+        for kind, made in node_configs("launcher/aws.yaml").items()
+    }
+    assert profiles == {"head": "manyworlds-head", "spot": "manyworlds", "on-demand": "manyworlds"}
+
+
+def test_machines_on_gcp_have_the_driver_of_the_image_and_docker() -> None:
+    found = node_configs("launcher/gcp.yaml")
+    families = {
+        kind: made["disks"][0]["initializeParams"]["sourceImage"].rpartition("/")[2]
+        for kind, made in found.items()
+    }
+    # CUDA 13 works from driver 580 on.
+    assert pins()["cuda-toolkit"].startswith("13.")
+    assert families["spot"] == families["on-demand"] == "common-cu129-ubuntu-2204-nvidia-580"
+    assert families["head"] == "ubuntu-2204-lts"
+    first, *_ = document("launcher/gcp.yaml")["initialization_commands"]
+    assert "install --yes docker.io" in first
+
+
+def test_the_readme_s_training_fits_the_machines() -> None:
+    (line,) = [text for block in blocks("sh") for text in block.splitlines() if "ray exec" in text]
+    name, command = shlex.split(line)[2:]
+    verb, *words = shlex.split(command)[1:]
+    assert verb == "train"
+    settings = load(None, words).cluster
+    spot = prepared(document(name.removeprefix("docker/")))["available_node_types"]["spot"]
+    assert settings.cpus_per_world == spot["resources"]["CPU"]
+    assert settings.gpus_per_world == spot["resources"]["GPU"]
+    assert settings.max_parallel == spot["max_workers"]
+    assert settings.pending_timeout >= 1800
 
 
 @each_file
