@@ -132,8 +132,9 @@ class Answerer:
             old, self._current = self.digest, self._open()
             if not self._run.is_local:
                 copies.forget(old, self._folder)
-        except ManyworldsError as error:
-            self.trouble = str(error)
+        except Exception as error:
+            # Whatever it is, a GPU without room for two among it: the old one goes on answering.
+            self.trouble = str(error) if isinstance(error, ManyworldsError) else repr(error)
             return False
         self.trouble = None
         return True

@@ -264,6 +264,28 @@ def test_the_next_ensemble_takes_over(tmp_path: Path, run: Path) -> None:
     assert answerer.predict(answerer.table(["thing1"]), Way(3)).ensemble == new != old
 
 
+def test_the_old_ensemble_goes_on_whatever_is_wrong_with_the_next(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = copied(run, tmp_path / "run", merged=True)
+    other = trained(run_config(tmp_path / "other", "seed=5"))
+    new = (other / "ensembles" / "CURRENT").read_text().strip()
+    shutil.copytree(other / "ensembles" / new, mine / "ensembles" / new)
+    answerer = Answerer(str(mine), threads=1)
+    (mine / "ensembles" / "CURRENT").write_text(new)
+
+    def full(*words: Any, **more: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ensemble, "load", full)
+        assert not answerer.refresh()
+    assert "CUDA out of memory" in str(answerer.trouble)
+    assert len(answerer.predict(answerer.table(["thing1"]), Way(3)).rows[0]) == 3
+    assert answerer.refresh()
+    assert (answerer.digest, answerer.trouble) == (new, None)
+
+
 def test_what_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:
     config = ServingConfig(ensemble=str(tmp_path / "nothing"), cpus=1)
     with pytest.raises(StorageError, match="expected a run or an ensemble"):
