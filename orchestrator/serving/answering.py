@@ -72,10 +72,14 @@ class Explanation:
     score: float
     """By the combiner, over the worlds that were asked."""
     combiner: str
+    buckets: int
+    """Of each world."""
     votes: list[Vote]
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """An ensemble, ready to answer."""
+
     ensemble: Ensemble
     digest: str
     """Kept, for it is made of all of the manifest, which takes longer than many an answer."""
@@ -108,6 +112,11 @@ class Answerer:
         self._folder = folder
         self._run = Storage(uri)
         self._current = self._open()
+
+    @property
+    def current(self) -> Opened:
+        """The ensemble that answers now."""
+        return self._current
 
     @property
     def ensemble(self) -> Ensemble:
@@ -237,15 +246,16 @@ class Answerer:
             name=_name(ensemble, [one])[0],
             score=float(scores[0]),
             combiner=combiner or ensemble.manifest.combiner,
+            buckets=ensemble.config.partition.buckets,
             votes=votes,
         )
 
-    def _open(self) -> _Opened:
+    def _open(self) -> Opened:
         path = copies.local(open_artefact(self._uri), self._folder)
         found = Ensemble.load(path, threads=self._threads, device=self._device)
         # Read now, not by the first request.
         _ = found.names, found.lookup
-        return _Opened(found, found.manifest.digest)
+        return Opened(found, found.manifest.digest)
 
     def _vote(
         self,

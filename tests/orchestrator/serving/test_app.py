@@ -213,6 +213,28 @@ def test_requests_are_counted(client: TestClient) -> None:
     assert "manyworlds_serve_batch_bucket" in told
 
 
+def test_a_body_of_no_type_is_told_which_it_needs(client: TestClient) -> None:
+    # As curl -d sends it.
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    answer = client.post("/predict", content=b'{"texts": ["a"]}', headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("expected the header content-type: application/json")
+
+
+def test_nobody_is_sent_to_another_path(client: TestClient) -> None:
+    # Where TLS ends before the service, that would be one without TLS.
+    answer = client.post("/predict/", json={"texts": ["a"]}, follow_redirects=False)
+    assert answer.status_code == 404
+    assert "found /predict/" in answer.json()["error"]
+
+
+def test_a_fault_of_the_service_is_told_in_json(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answerer, "predict", lambda *_: 1 / 0)
+    app = make_app(ServingConfig(ensemble=str(run), cpus=1))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert "found a fault of the service" in refused(client, "/predict", {"texts": ["a"]}, 500)
+
+
 def test_a_token_is_asked_for(run: Path) -> None:
     config = ServingConfig(ensemble=str(run), cpus=1, token="env:UNUSED")
     with TestClient(make_app(config, token="wanted")) as client:
