@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,15 @@ from orchestrator.serving import copies
 from workers.config import DataConfig
 from workers.errors import DataError, ManyworldsError
 from workers.storage import Storage
+
+
+ColumnKind = Literal["text", "indices", "values", "dense"]
+"""What a column holds: a text, ids, as many numbers as ids, or always as many numbers."""
+_TYPES = {
+    "text": pa.large_string(),
+    "indices": pa.list_(pa.int64()),
+    "values": pa.list_(pa.float32()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +200,14 @@ class Answerer:
         if texts:
             return self.ensemble.table(texts)
         rows = [query for query in queries if not isinstance(query, str)]
-        data = self.ensemble.config.data
-        names = data.columns(labels=False)
+        kinds = columns(self.ensemble.config.data)
         try:
-            columns = {name: _column(name, [row[name] for row in rows], data) for name in names}
-            table = pa.table(columns)
+            table = pa.table(
+                {name: _column([row[name] for row in rows], kind) for name, kind in kinds.items()}
+            )
         except KeyError as error:
             raise DataError(
-                f"rows: expected {', '.join(names)} in each, found one without {error}"
+                f"rows: expected {', '.join(kinds)} in each, found one without {error}"
             ) from None
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise DataError(
@@ -294,18 +303,24 @@ class Answerer:
         return wanted
 
 
-def _column(name: str, values: list[Any], data: DataConfig) -> pa.Array:
+def columns(data: DataConfig) -> dict[str, ColumnKind]:
+    """Return what each input column of a row holds, by its name."""
+    others: dict[str | None, ColumnKind] = {
+        data.indices: "indices",
+        data.values: "values",
+        data.dense: "dense",
+    }
+    return {
+        name: "text" if name in data.text else others[name] for name in data.columns(labels=False)
+    }
+
+
+def _column(values: list[Any], kind: ColumnKind) -> pa.Array:
     """Return an input column of the type that training's had."""
-    if name in data.text:
-        kind = pa.large_string()
-    elif name == data.indices:
-        kind = pa.list_(pa.int64())
-    elif name == data.values:
-        kind = pa.list_(pa.float32())
-    else:
-        # Dense: one that is shorter or longer than the first is refused.
-        kind = pa.list_(pa.float32(), len(values[0]))
-    return pa.array(values, kind)
+    if kind == "dense":
+        # One that is shorter or longer than the first is refused.
+        return pa.array(values, pa.list_(pa.float32(), len(values[0])))
+    return pa.array(values, _TYPES[kind])
 
 
 def _name(ensemble: Ensemble, ids: Sequence[int]) -> list[str | None]:

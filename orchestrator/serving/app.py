@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteError
 
 from orchestrator.ensemble.combiners import COMBINERS
 from orchestrator.ensemble.ensemble import MODES
-from orchestrator.serving.answering import Answerer, Answers, Explanation, Way
+from orchestrator.serving.answering import Answerer, Answers, Explanation, Way, columns
 from orchestrator.serving.batching import Batcher, Busy
 from orchestrator.serving.gate import TOO_MANY, Gate
 from orchestrator.serving.meters import Metered, Meters
@@ -171,15 +171,14 @@ class _Service:
         """Return what is served, and what may be asked of it."""
         ensemble, digest = self._answerer.current
         data = ensemble.config.data
-        columns = data.columns(labels=False)
         return {
             "ensemble": digest,
             "classes": ensemble.classes,
             "worlds": ensemble.worlds,
             "buckets": ensemble.config.partition.buckets,
             "named": ensemble.names is not None,
-            "columns": columns,
-            "texts": columns == list(data.text[:1]),
+            "columns": columns(data),
+            "texts": data.columns(labels=False) == list(data.text[:1]),
             "combiner": ensemble.manifest.combiner,
             "combiners": list(COMBINERS),
             "modes": list(MODES),

@@ -78,6 +78,8 @@ def test_numbers_are_answered_as_tables_are(tmp_path: Path) -> None:
     asked_rows = rows.slice(0, 3).drop_columns("labels").to_pylist()
     wanted = Ensemble.load(str(made), threads=1).predict(rows.slice(0, 3))
     with TestClient(make_app(ServingConfig(ensemble=str(made)))) as client:
+        kinds = {"visited": "indices", "times": "values", "place": "dense"}
+        assert client.get("/about").json()["columns"] == kinds
         found = asked(client, rows=asked_rows)["answers"]
         assert [[one["id"] for one in row] for row in found] == wanted.ids.tolist()
         assert [one["name"] for one in found[0]] == [None] * 10
@@ -132,7 +134,7 @@ def test_it_tells_what_it_serves(client: TestClient, run: Path) -> None:
     assert about["ensemble"] == (run / "ensembles" / "CURRENT").read_text().strip()
     assert (about["classes"], about["worlds"], about["buckets"]) == (64, 3, 16)
     assert about["named"] and about["texts"] and not about["needs_token"]
-    assert about["columns"] == ["query"]
+    assert about["columns"] == {"query": "text"}
     assert client.get("/health").json()["status"] == "alive"
     assert client.get("/ready").json() == {"status": "ready", "trouble": None}
 
