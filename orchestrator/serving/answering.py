@@ -18,7 +18,6 @@ from workers.config import DataConfig
 from workers.errors import DataError, ManyworldsError
 from workers.storage import Storage
 
-
 ColumnKind = Literal["text", "indices", "values", "dense"]
 """What a column holds: a text, ids, as many numbers as ids, or always as many numbers."""
 _TYPES = {
@@ -319,7 +318,7 @@ def _column(values: list[Any], kind: ColumnKind) -> pa.Array:
     """Return an input column of the type that training's had."""
     if kind == "dense":
         # One that is shorter or longer than the first is refused.
-        return pa.array(values, pa.list_(pa.float32(), len(values[0])))
+        return pa.array(values, pa.list_(pa.float32(), len(values[0] or ())))
     return pa.array(values, _TYPES[kind])
 
 

@@ -92,6 +92,9 @@ def test_numbers_are_answered_as_tables_are(tmp_path: Path) -> None:
             {"times": [1e300, 1.0, 1.0]},
         ):
             refused(client, "/predict", {"rows": [{**asked_rows[0], **wrong}]}, 400)
+        longer = {"rows": [{**asked_rows[0], "place": [1.0, 2.0, 3.0]}]}
+        told = refused(client, "/predict", longer, 400)
+        assert "expected vectors of 2 numbers in column 'place', as in training, found 3" in told
         ragged = [asked_rows[0], {**asked_rows[0], "place": [1.0]}]
         assert "expected values that fit" in refused(client, "/predict", {"rows": ragged}, 400)
         assert "found texts" in refused(client, "/predict", {"texts": ["a"]}, 400)
