@@ -1,7 +1,8 @@
 """What stands before the replicas, in the process that listens: a gate, and another try.
 
 Ray Serve's proxy makes it part of itself when the environment variable
-RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`; see `executors.serve`.
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, for all that it serves; see
+`executors.serve`.
 """
 
 from __future__ import annotations
