@@ -27,7 +27,7 @@ from orchestrator.run import Run
 from orchestrator.words import listed
 from workers.errors import ConfigError, RunError, StorageError
 from workers.precision import narrowed
-from workers.shards import read_table
+from workers.shards import dense_width, read_table
 from workers.storage import FileEntry, RunPaths, Storage, from_json, to_json
 from workers.storage import Manifest as Commit
 from workers.storage.formats import LARGEST_JSON
@@ -71,12 +71,20 @@ def merge(config: RunConfig, *, min_worlds: int | None = None) -> str:
         has_names=config.data.class_names is not None,
         weights=config.merge.weights,
         lookup=config.merge.lookup,
+        dense_width=_dense_width(config, run),
     )
     folder = paths.ensemble(manifest.digest)
     if storage.committed(folder) is None:
         _write(storage, folder, manifest, sources)
     storage.write_bytes(paths.current, manifest.digest.encode())
     return storage.where(folder)
+
+
+def _dense_width(config: RunConfig, run: Run) -> int | None:
+    kept = run.dataset().get("fingerprint")
+    if config.data.dense is None or kept is None:
+        return None
+    return dense_width(kept, config.data.dense, run.storage.where(run.paths.dataset))
 
 
 class _Source(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,7 +12,7 @@ from orchestrator.ensemble.artefact import open_artefact
 from orchestrator.schema import Layer, from_overrides, made
 from orchestrator.serving.settings import ServingConfig
 from orchestrator.words import plural
-from workers.errors import ConfigError, RunError
+from workers.errors import ConfigError
 
 _ENSEMBLE = "a run or an ensemble"
 _CLUSTER = "cluster="
@@ -29,7 +28,6 @@ def serve(arguments: Arguments) -> int:
     config.secret()
     # Said here in a sentence, and not by each replica in its log.
     manifest = open_artefact(uri).manifest
-    _check_free(config)
     # What Kubernetes sends first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), _served(config, address) as (url, wait):
@@ -65,18 +63,6 @@ def _served(config: ServingConfig, address: str) -> Iterator[tuple[str, Callable
             f"expected Ray Serve and FastAPI, found that something is missing ({error});"
             " install 'manyworlds[serve]'"
         ) from error
-
-
-def _check_free(config: ServingConfig) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            raise RunError(
-                f"port {config.port} of {config.host}: expected it to be free, found:"
-                f" {error.strerror}; try port={config.port + 1}"
-            ) from error
 
 
 def _example(text: tuple[str, ...]) -> str:

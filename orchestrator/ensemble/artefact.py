@@ -81,6 +81,8 @@ class Manifest:
     """The precision that they are stored in: one of `workers.precision.PRECISIONS`."""
     lookup: str = "computed"
     """Where a class's buckets come from: `computed` from the partitions, or `stored` beside."""
+    dense_width: int | None = None
+    """Numbers in a vector of `data.dense` in training; None: there are none, or it is not known."""
 
     def __post_init__(self) -> None:
         worlds = [member.world for member in self.members]
@@ -92,6 +94,11 @@ class Manifest:
             raise ValueError(f"weights {self.weights!r}")
         if self.lookup not in LOOKUPS:
             raise ValueError(f"lookup {self.lookup!r}")
+        width = self.dense_width
+        if width is not None and (
+            type(width) is not int or width < 0 or not self.config.data.dense
+        ):
+            raise ValueError(f"dense_width {width!r}")
         if type(self.worlds_of_run) is not int or type(self.has_names) is not bool:
             raise ValueError(f"of {self.worlds_of_run!r} worlds, names {self.has_names!r}")
         # How fast the worlds were trained, and on what, is nothing that an ensemble is.
@@ -122,6 +129,7 @@ class Manifest:
             # What is as it always was is not said, so that such an ensemble keeps its digest.
             **({} if self.weights == "fp32" else {"weights": self.weights}),
             **({} if self.lookup == "computed" else {"lookup": self.lookup}),
+            **({} if self.dense_width is None else {"dense_width": self.dense_width}),
             "members": [asdict(member) for member in self.members],
             "config": self.config.to_dict(),
         }
@@ -142,6 +150,7 @@ class Manifest:
                 has_names=values["has_names"],
                 weights=values.get("weights", "fp32"),
                 lookup=values.get("lookup", "computed"),
+                dense_width=values.get("dense_width"),
             )
             if manifest.to_dict() != {**values, "config": manifest.config.to_dict()}:
                 raise ValueError(f"classes, buckets or keys that do not fit: {[*values]}")

@@ -270,6 +270,14 @@ class Ensemble:
             )
         for name in data.columns(labels=False):
             check_type(name, queries.schema.field(name).type, data, "queries")
+        width = self.manifest.dense_width
+        if width is not None:
+            found = queries.schema.field(data.dense).type.list_size
+            if found != width:
+                raise DataError(
+                    f"queries: expected vectors of {width:,} numbers in column '{data.dense}', as"
+                    f" in training, found {found:,}; take what made those of training"
+                )
         check_rows(queries, data, "queries", 0, labels="none")
         return queries
 

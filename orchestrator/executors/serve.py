@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.executors.cluster import connected
 from orchestrator.schema import Layer, made
 from orchestrator.serving import front
-from orchestrator.serving.settings import ServingConfig
+from orchestrator.serving.ports import check_free
+from orchestrator.serving.settings import ENDING_SECONDS, ServingConfig
 from workers.errors import RunError
 
 APPLICATION = "manyworlds"
@@ -50,7 +50,11 @@ def application(config: ServingConfig) -> Any:
     deployment: Any = serve.deployment(
         name="Answers",
         num_replicas=config.replicas,
-        max_ongoing_requests=config.waiting + config.batch,
+        max_ongoing_requests=config.most_requests,
+        # Of a proxy; more are refused, instead of being kept there without an end.
+        max_queued_requests=config.waiting,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
+        graceful_shutdown_timeout_s=ENDING_SECONDS,
         health_check_period_s=_HEALTH_SECONDS,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
         logging_config={"enable_access_log": False},
@@ -72,16 +76,26 @@ def serving(
         tell: told what it waits for, where that takes long.
 
     Raises:
-        RunError: no cluster can be reached, or its replicas do not start.
+        RunError: no cluster can be reached, it serves already or listens elsewhere, the port
+            is taken, or the replicas do not start.
     """
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
-    environment = {**_ENVIRONMENT, front.MOST_BYTES: str(config.most_bytes)}
-    with _environment(environment), connected(address):
+    environment = {**_ENVIRONMENT, **front.limits(config)}
+    with connected(address):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"host": config.host, "port": config.port})
+        _check_place(config)
+        serve.start(
+            http_options={"host": config.host, "port": config.port},
+            # Proxies and replicas have it of the controller, which starts them.
+            controller_options={"runtime_env": {"env_vars": environment}},
+        )
         target = serve.RunTarget(application(config), name=APPLICATION, route_prefix="/")
-        serve.run_many([target], wait_for_applications_running=False)
+        try:
+            serve.run_many([target], wait_for_applications_running=False)
+        except RayServeException as error:
+            raise RunError(_explained([str(error)])) from error
         try:
             _await_replicas(tell)
             yield f"http://{config.host}:{config.port}"
@@ -89,19 +103,39 @@ def serving(
             serve.delete(APPLICATION)
 
 
-@contextmanager
-def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for what is started inside."""
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _check_place(config: ServingConfig) -> None:
+    """Raise `RunError` if an ensemble is served already, or not where it would be looked for."""
+    from ray import serve
+
+    there = _listens()
+    ending = "`serve shutdown` ends all that Ray Serve runs there"
+    if APPLICATION in serve.status().applications:
+        raise RunError(
+            "expected a cluster that serves no ensemble yet, found one that does; end that with"
+            f" Ctrl-C where it was started, or, if nothing is left there, {ending}"
+        )
+    if there is None:
+        check_free(config.host, config.port)
+    elif there != (config.host, config.port):
+        host, port = there
+        raise RunError(
+            f"expected to listen on port {config.port} of {config.host}, found that the cluster's"
+            f" Ray Serve listens on port {port} of {host} already; give host={host} port={port},"
+            f" or start it anew: {ending}"
+        )
+
+
+def _listens() -> tuple[str, int] | None:
+    """Return the host and port of the cluster's Ray Serve; None: it does not run."""
+    # The only place where Ray tells this is private to it, and may be gone in another version.
+    with suppress(ImportError, AttributeError):
+        from ray.serve.context import _check_cached_client_alive, _get_global_client
+
+        # It would go on with one of another cluster, which this process was in before.
+        _check_cached_client_alive()
+        client: Any = _get_global_client(raise_if_no_controller_running=False)
+        return client and (client.http_config.host, client.http_config.port)
+    return None
 
 
 def _await_replicas(tell: Callable[[str], None]) -> None:

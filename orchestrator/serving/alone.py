@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from orchestrator.serving.app import make_app
-from orchestrator.serving.settings import ServingConfig
+from orchestrator.serving.ports import check_free
+from orchestrator.serving.settings import ENDING_SECONDS, ServingConfig
 from workers.errors import RunError
 
 _PATIENCE = 0.1
@@ -27,12 +28,12 @@ def serving(config: ServingConfig) -> Iterator[str]:
         StorageError: the ensemble cannot be opened.
         RunError: the port cannot be had.
     """
+    check_free(config.host, config.port)
     app = make_app(config, token=config.secret())
     server = uvicorn.Server(
         uvicorn.Config(
             app, host=config.host, port=config.port, log_level="error", access_log=False,
-            lifespan="on", limit_concurrency=config.waiting + config.batch,
-            timeout_graceful_shutdown=10,
+            lifespan="on", timeout_graceful_shutdown=ENDING_SECONDS,
         )
     )  # fmt: skip
     thread = threading.Thread(target=server.run, name="manyworlds-serve")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,14 @@ from orchestrator.serving import copies
 from workers.config import DataConfig
 from workers.errors import DataError, ManyworldsError
 from workers.storage import Storage
+
+ColumnKind = Literal["text", "indices", "values", "dense"]
+"""What a column holds: a text, ids, as many numbers as ids, or always as many numbers."""
+_TYPES = {
+    "text": pa.large_string(),
+    "indices": pa.list_(pa.int64()),
+    "values": pa.list_(pa.float32()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +80,14 @@ class Explanation:
     score: float
     """By the combiner, over the worlds that were asked."""
     combiner: str
+    buckets: int
+    """Of each world."""
     votes: list[Vote]
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """An ensemble, ready to answer."""
+
     ensemble: Ensemble
     digest: str
     """Kept, for it is made of all of the manifest, which takes longer than many an answer."""
@@ -110,6 +122,11 @@ class Answerer:
         self._current = self._open()
 
     @property
+    def current(self) -> Opened:
+        """The ensemble that answers now."""
+        return self._current
+
+    @property
     def ensemble(self) -> Ensemble:
         """The current one."""
         return self._current.ensemble
@@ -132,8 +149,9 @@ class Answerer:
             old, self._current = self.digest, self._open()
             if not self._run.is_local:
                 copies.forget(old, self._folder)
-        except ManyworldsError as error:
-            self.trouble = str(error)
+        except Exception as error:
+            # Whatever it is, a GPU without room for two among it: the old one goes on answering.
+            self.trouble = str(error) if isinstance(error, ManyworldsError) else repr(error)
             return False
         self.trouble = None
         return True
@@ -181,14 +199,14 @@ class Answerer:
         if texts:
             return self.ensemble.table(texts)
         rows = [query for query in queries if not isinstance(query, str)]
-        data = self.ensemble.config.data
-        names = data.columns(labels=False)
+        kinds = columns(self.ensemble.config.data)
         try:
-            columns = {name: _column(name, [row[name] for row in rows], data) for name in names}
-            table = pa.table(columns)
+            table = pa.table(
+                {name: _column([row[name] for row in rows], kind) for name, kind in kinds.items()}
+            )
         except KeyError as error:
             raise DataError(
-                f"rows: expected {', '.join(names)} in each, found one without {error}"
+                f"rows: expected {', '.join(kinds)} in each, found one without {error}"
             ) from None
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise DataError(
@@ -236,15 +254,16 @@ class Answerer:
             name=_name(ensemble, [one])[0],
             score=float(scores[0]),
             combiner=combiner or ensemble.manifest.combiner,
+            buckets=ensemble.config.partition.buckets,
             votes=votes,
         )
 
-    def _open(self) -> _Opened:
+    def _open(self) -> Opened:
         path = copies.local(open_artefact(self._uri), self._folder)
         found = Ensemble.load(path, threads=self._threads, device=self._device)
         # Read now, not by the first request.
         _ = found.names, found.lookup
-        return _Opened(found, found.manifest.digest)
+        return Opened(found, found.manifest.digest)
 
     def _vote(
         self,
@@ -283,18 +302,24 @@ class Answerer:
         return wanted
 
 
-def _column(name: str, values: list[Any], data: DataConfig) -> pa.Array:
+def columns(data: DataConfig) -> dict[str, ColumnKind]:
+    """Return what each input column of a row holds, by its name."""
+    others: dict[str | None, ColumnKind] = {
+        data.indices: "indices",
+        data.values: "values",
+        data.dense: "dense",
+    }
+    return {
+        name: "text" if name in data.text else others[name] for name in data.columns(labels=False)
+    }
+
+
+def _column(values: list[Any], kind: ColumnKind) -> pa.Array:
     """Return an input column of the type that training's had."""
-    if name in data.text:
-        kind = pa.large_string()
-    elif name == data.indices:
-        kind = pa.list_(pa.int64())
-    elif name == data.values:
-        kind = pa.list_(pa.float32())
-    else:
-        # Dense: one that is shorter or longer than the first is refused.
-        kind = pa.list_(pa.float32(), len(values[0]))
-    return pa.array(values, kind)
+    if kind == "dense":
+        # One that is shorter or longer than the first is refused.
+        return pa.array(values, pa.list_(pa.float32(), len(values[0] or ())))
+    return pa.array(values, _TYPES[kind])
 
 
 def _name(ensemble: Ensemble, ids: Sequence[int]) -> list[str | None]:

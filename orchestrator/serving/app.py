@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,9 @@ from starlette.exceptions import HTTPException as StarletteError
 
 from orchestrator.ensemble.combiners import COMBINERS
 from orchestrator.ensemble.ensemble import MODES
-from orchestrator.serving.answering import Answerer, Answers, Way
+from orchestrator.serving.answering import Answerer, Answers, Explanation, Way, columns
 from orchestrator.serving.batching import Batcher, Busy
-from orchestrator.serving.gate import Gate
+from orchestrator.serving.gate import TOO_MANY, Gate
 from orchestrator.serving.meters import Metered, Meters
 from orchestrator.serving.requests import (
     About,
@@ -67,6 +68,8 @@ def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
         # Their pages load what they show from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # A redirection would go to http, and with it the token, where TLS ends before this.
+        redirect_slashes=False,
         lifespan=service.lifespan,
     )
     app.add_api_route(
@@ -89,8 +92,9 @@ def make_app(config: ServingConfig, *, token: str | None = None) -> FastAPI:
         app.add_exception_handler(error, answer)
     app.add_middleware(Metered, meters=service.meters)
     app.add_middleware(
-        Gate, token=token, most_bytes=config.most_bytes, body_seconds=config.body_seconds
-    )
+        Gate, token=token, most_bytes=config.most_bytes, body_seconds=config.body_seconds,
+        most=config.most_requests,
+    )  # fmt: skip
     return app
 
 
@@ -113,8 +117,12 @@ class _Service:
         config = self._config
         # One: an ensemble computes with all of its threads, one batch at a time.
         self._executor = ThreadPoolExecutor(1, "manyworlds-answer")
-        self._batcher: Batcher[_Kind, pa.Table, Answers] = Batcher(
+        self._batcher: Batcher[_Kind, pa.Table, bytes] = Batcher(
             self._answer, self._executor, most=config.batch, waiting=config.waiting
+        )
+        # One at a time, and a batch in between: however many ask for explanations.
+        self._explaining: Batcher[None, Callable[[], Explanation], Explanation] = Batcher(
+            _each, self._executor, most=1, waiting=config.waiting
         )
         refreshing = asyncio.create_task(self._refresh())
         self.meters.serves(self._answerer.digest)
@@ -125,9 +133,10 @@ class _Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await refreshing
             await self._batcher.close()
+            await self._explaining.close()
             self._executor.shutdown()
 
-    async def predict(self, request: PredictRequest) -> dict[str, Any]:
+    async def predict(self, request: PredictRequest) -> Response:
         """Return the k best of all classes for each query."""
         config, answerer = self._config, self._answerer
         _at_most("k", request.k, config.most_k)
@@ -135,18 +144,16 @@ class _Service:
         way = Way(request.k, request.combiner, request.mode, request.worlds)
         answerer.check(way)
         table = answerer.table(request.queries)
-        found = await self._batcher.ask((way, table.schema), table, size=table.num_rows)
+        body = await self._batcher.ask((way, table.schema), table, size=table.num_rows)
         self.meters.answered(table.num_rows)
-        return {"ensemble": found.ensemble, "answers": found.rows}
+        return Response(body, media_type="application/json")
 
     async def explain(self, request: ExplainRequest) -> dict[str, Any]:
         """Return each world's bucket of the class, its probability and its rank."""
         answerer = self._answerer
         table = answerer.table([request.query])
-        if self._batcher.waiting >= self._config.waiting:
-            raise Busy("too many requests wait already")
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._executor,
+        found = await self._explaining.ask(
+            None,
             lambda: answerer.explain(
                 table, request.wanted, combiner=request.combiner, worlds=request.worlds,
                 neighbours=self._config.neighbours,
@@ -156,23 +163,22 @@ class _Service:
             "ensemble": found.ensemble,
             "class": {"id": found.class_id, "name": found.name, "score": found.score},
             "combiner": found.combiner,
-            "buckets": answerer.ensemble.config.partition.buckets,
+            "buckets": found.buckets,
             "votes": [vote.to_dict() for vote in found.votes],
         }
 
     def about(self) -> dict[str, Any]:
         """Return what is served, and what may be asked of it."""
-        ensemble = self._answerer.ensemble
+        ensemble, digest = self._answerer.current
         data = ensemble.config.data
-        columns = data.columns(labels=False)
         return {
-            "ensemble": self._answerer.digest,
+            "ensemble": digest,
             "classes": ensemble.classes,
             "worlds": ensemble.worlds,
             "buckets": ensemble.config.partition.buckets,
             "named": ensemble.names is not None,
-            "columns": columns,
-            "texts": columns == list(data.text[:1]),
+            "columns": columns(data),
+            "texts": data.columns(labels=False) == list(data.text[:1]),
             "combiner": ensemble.manifest.combiner,
             "combiners": list(COMBINERS),
             "modes": list(MODES),
@@ -193,23 +199,40 @@ class _Service:
         """Return the numbers of this process."""
         return Response(self.meters.text(), media_type=self.meters.kind)
 
-    def _answer(self, kind: _Kind, tables: list[pa.Table]) -> list[Answers]:
+    def _answer(self, kind: _Kind, tables: list[pa.Table]) -> list[bytes]:
         way, _ = kind
         began = time.perf_counter()
         found = self._answerer.predict(pa.concat_tables(tables), way)
         self.meters.batch(sum(table.num_rows for table in tables), time.perf_counter() - began)
-        answers, start = [], 0
+        bodies, start = [], 0
         for table in tables:
-            answers.append(Answers(found.ensemble, found.rows[start : start + table.num_rows]))
+            rows = found.rows[start : start + table.num_rows]
+            bodies.append(_written(Answers(found.ensemble, rows)))
             start += table.num_rows
-        return answers
+        return bodies
 
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(self._config.refresh_seconds)
-            if await asyncio.to_thread(self._answerer.refresh):
-                self.meters.serves(self._answerer.digest)
+            await asyncio.to_thread(self._answerer.refresh)
+            self.meters.serves(self._answerer.digest)
             self.meters.troubled(self._answerer.trouble is not None)
+
+
+def _each(kind: None, calls: list[Callable[[], Explanation]]) -> list[Explanation]:
+    return [call() for call in calls]
+
+
+def _written(answers: Answers) -> bytes:
+    """Return what `PredictResponse` is as JSON.
+
+    A query at a time: thousands of answers are written while others are heard too.
+    """
+    rows = ",".join(
+        json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        for row in answers.rows
+    )
+    return f'{{"ensemble":"{answers.ensemble}","answers":[{rows}]}}'.encode()
 
 
 def _at_most(what: str, found: int, most: int) -> None:
@@ -236,8 +259,15 @@ async def _refused(request: Request, error: Exception) -> Response:
     return _problem(status, str(error))
 
 
+async def _failed(request: Request, error: Exception) -> Response:
+    return _problem(
+        500, f"expected an answer, found a fault of the service ({type(error).__name__});"
+        " its log says more",
+    )  # fmt: skip
+
+
 async def _busy(request: Request, error: Exception) -> Response:
-    return _problem(429, f"expected fewer requests at a time, found that {error}", retry_after="1")
+    return _problem(429, TOO_MANY, retry_after="1")
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -261,6 +291,8 @@ def _worded(one: dict[str, Any]) -> str:
     """Return what pydantic says of one value as a sentence of ours."""
     place = ".".join(str(part) for part in one["loc"] if part != "body")
     said = str(one["msg"]).removeprefix("Value error, ")
+    if isinstance(one.get("input"), bytes):
+        return "expected the header content-type: application/json, found another or none"
     if one["type"] == "json_invalid":
         return f"expected JSON, found something else: {one['ctx']['error']}"
     if one["type"] == "missing":
@@ -273,6 +305,7 @@ def _worded(one: dict[str, Any]) -> str:
 
 
 _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
+    Exception: _failed,
     ManyworldsError: _refused,
     Busy: _busy,
     RequestValidationError: _invalid,

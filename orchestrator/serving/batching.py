@@ -55,11 +55,6 @@ class Batcher(Generic[Kind, Item, Result]):
         self._queue: deque[_Asked[Kind, Item, Result]] = deque()
         self._work: asyncio.Task[None] | None = None
 
-    @property
-    def waiting(self) -> int:
-        """Items that wait."""
-        return len(self._queue)
-
     async def ask(self, kind: Kind, item: Item, *, size: int = 1) -> Result:
         """Return the answer to an item; items of one kind may be answered together.
 
@@ -77,7 +72,7 @@ class Batcher(Generic[Kind, Item, Result]):
         return await asked.answer
 
     async def close(self) -> None:
-        """Stop; those that wait are told that nobody answers."""
+        """Stop; those that wait, or whose answer is being made, are told that nobody answers."""
         if self._work is not None:
             self._work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -88,11 +83,15 @@ class Batcher(Generic[Kind, Item, Result]):
     async def _run(self) -> None:
         while self._queue:
             batch = self._next()
-            if len(batch) > 1 and await self._answered(batch):
-                continue
-            # One at a time, so that what is wrong with one is no other's trouble.
-            for asked in batch:
-                await self._alone(asked)
+            try:
+                if len(batch) > 1 and await self._answered(batch):
+                    continue
+                # One at a time, so that what is wrong with one is no other's trouble.
+                for asked in batch:
+                    await self._alone(asked)
+            finally:
+                for asked in batch:
+                    asked.answer.cancel()
 
     def _next(self) -> list[_Asked[Kind, Item, Result]]:
         """Take the oldest, and whatever waits that fits to it."""

@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = frozenset({"/", "/page.css", "/page.js", "/about", "/health", "/ready"})
 """What needs no token: the page, which asks for one, and what load balancers look at."""
+TOO_MANY = "expected fewer requests at a time, found that too many wait already"
 
 
 class Gate:
-    """Lets requests pass that are small, quick and, where that is asked for, have the token.
+    """Lets requests pass that are small, quick, not too many and have the token, if one is needed.
 
     A body is here in full before the request goes on, so that a slow client holds nothing but its
     own connection and `most_bytes`.
@@ -26,27 +27,51 @@ class Gate:
         token: that `Authorization: Bearer` must hold; None: none is needed.
         most_bytes: of a body.
         body_seconds: within which the body must be there.
+        most: requests at a time, those apart that look at what is open; None: any number.
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, most_bytes: int, body_seconds: float
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        most_bytes: int,
+        body_seconds: float,
+        most: int | None = None,
     ) -> None:
         self._app = app
         self._token = None if token is None else token.encode()
         self._most_bytes = most_bytes
         self._body_seconds = body_seconds
+        self._most = most
+        self._now = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or answer it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] not in OPEN and not self._may(scope):
+        is_open = scope["path"] in OPEN
+        if not is_open and not self._may(scope):
             await refuse(
                 send, 401, "expected the header Authorization: Bearer TOKEN, found another or none",
                 {"www-authenticate": "Bearer"},
             )  # fmt: skip
             return
+        if is_open:
+            await self._pass(scope, receive, send)
+            return
+        if self._most is not None and self._now >= self._most:
+            await refuse(send, 429, TOO_MANY, {"retry-after": "1"})
+            return
+        self._now += 1
+        try:
+            await self._pass(scope, receive, send)
+        finally:
+            self._now -= 1
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose body is small and quick enough, or refuse it."""
         try:
             kept = await asyncio.wait_for(self._body(scope, receive), self._body_seconds)
         except TimeoutError:

@@ -129,7 +129,10 @@ class About(_Strict):
     worlds: int
     buckets: int
     named: bool = Field(description="whether classes have names")
-    columns: list[str] = Field(description="what a row must have")
+    columns: dict[str, Literal["text", "indices", "values", "dense"]] = Field(
+        description="what a row must have, and what it is: a text, a list of ids, as many numbers,"
+        " or a list of numbers that is always as long"
+    )
     texts: bool = Field(description="whether queries may be texts")
     combiner: str = Field(description="that is used where a request names none")
     combiners: list[str]

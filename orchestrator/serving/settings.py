@@ -10,6 +10,9 @@ from typing import Literal
 from orchestrator.observers.settings import FROM_ENVIRONMENT
 from workers.errors import ConfigError
 
+ENDING_SECONDS = 10
+"""That requests at hand have when the service ends."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServingConfig:
@@ -60,6 +63,11 @@ class ServingConfig:
         return self
 
     @property
+    def most_requests(self) -> int:
+        """Of each replica at a time: those that wait, and a batch of them that is answered."""
+        return self.waiting + self.batch
+
+    @property
     def device(self) -> Literal["cpu", "cuda"]:
         """Of each replica."""
         return "cuda" if self.gpus else "cpu"
@@ -68,15 +76,16 @@ class ServingConfig:
         """Return the token; None: there is none.
 
         Raises:
-            ConfigError: the variable is not set.
+            ConfigError: the variable is not set, or holds nothing.
         """
         if self.token is None:
             return None
         name = self.token.removeprefix(FROM_ENVIRONMENT)
-        if not (found := environment.get(name)):
+        # Files that variables are set from end with a line's end, which no header can hold.
+        if not (found := environment.get(name, "").strip()):
             raise ConfigError(
                 f"token: expected the environment variable {name} to hold the token, found it"
-                " unset; set it, or leave token= out and let anybody ask"
+                " unset or empty; set it, or leave token= out and let anybody ask"
             )
         return found
 

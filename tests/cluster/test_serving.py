@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -14,9 +15,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from ray import serve as ray_serve
 
 from orchestrator.executors import serve
 from orchestrator.serving.settings import ServingConfig
+from tests.cluster.machines import joined
 from tests.orchestrator.builders import named_classes, run_config, trained, write
 from workers.errors import RunError
 
@@ -69,6 +72,13 @@ class Asking:
                     self._more.notify_all()
 
 
+class Other:
+    """What somebody else serves."""
+
+    def __call__(self, request: object) -> str:
+        return "other"
+
+
 def replicas() -> list[int]:
     """Return the processes of replicas that descend from this one."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
@@ -96,6 +106,58 @@ def test_replicas_that_cannot_start_say_why(tmp_path: Path) -> None:
     config = ServingConfig(ensemble=str(tmp_path / "nothing"), port=free_port())
     with pytest.raises(RunError, match="found neither"), serve.serving(config, "local"):
         pass
+
+
+def test_a_cluster_serves_once_at_a_time_and_again_where_it_listens(tmp_path: Path) -> None:
+    run = str(trained(run_config(tmp_path, "worlds=1")))
+    config = ServingConfig(ensemble=run, port=free_port(), body_seconds=0.3)
+    elsewhere = ServingConfig(ensemble=run, port=free_port())
+    with joined(num_cpus=2) as nodes:
+        for _ in range(2):
+            with serve.serving(config, nodes.address) as url:
+                assert httpx2.get(f"{url}/about").json()["worlds"] == 1
+                for second in (config, elsewhere):
+                    with pytest.raises(RunError, match="serves no ensemble yet, found one"):
+                        serve.serving(second, nodes.address).__enter__()
+                assert httpx2.get(f"{url}/about").status_code == 200
+                # Its proxies heed its settings too.
+                with socket.create_connection(("127.0.0.1", config.port)) as slow:
+                    slow.sendall(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{")
+                    told = slow.makefile("rb").read()
+                assert told.startswith(b"HTTP/1.1 408") and b"within 0.3 s" in told
+        with pytest.raises(RunError, match=f"listens on port {config.port} of 127.0.0.1 already"):
+            serve.serving(elsewhere, nodes.address).__enter__()
+        theirs: Any = ray_serve.deployment(Other)
+        ray_serve.run(theirs.bind(), name="other")
+        with pytest.raises(RunError, match="Prefix / is being used by application"):
+            serve.serving(config, nodes.address).__enter__()
+        assert httpx2.get(f"http://127.0.0.1:{config.port}/").status_code == 200
+
+
+def test_more_requests_than_may_wait_are_refused(tmp_path: Path) -> None:
+    run = str(trained(run_config(tmp_path, "worlds=1")))
+    config = ServingConfig(ensemble=run, port=free_port(), waiting=2, batch=1)
+    found: queue.SimpleQueue[httpx2.Response] = queue.SimpleQueue()
+    with serve.serving(config, "local") as url:
+
+        def ask() -> None:
+            found.put(httpx2.post(f"{url}/predict", json=BODY, timeout=180))
+
+        (replica,) = replicas()
+        os.kill(replica, signal.SIGSTOP)
+        asking = [threading.Thread(target=ask) for _ in range(12)]
+        try:
+            for thread in asking:
+                thread.start()
+            refused = found.get(timeout=180)
+        finally:
+            os.kill(replica, signal.SIGCONT)
+            for thread in asking:
+                thread.join()
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "expected fewer requests" in refused.json()["error"]
+    others = {found.get().status_code for _ in asking[1:]}
+    assert others <= {200, 429} and 200 in others
 
 
 def test_no_request_is_lost_to_a_swap_or_a_killed_replica(tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def test_a_manifest_that_is_none_is_refused(run: Path, ensemble: Path, data: byt
         ("members.0.file", "../../x"),
         ("worlds_of_run", "3"),
         ("has_names", "yes"),
+        ("dense_width", 2),
         ("combiner", "../mean"),
         ("combiner", ["mean"]),
         ("config", []),

@@ -14,6 +14,7 @@ from workers.shards.files import ShardSet, read_table
 from workers.shards.left_out import LeftOut, LeftOuts, read_left_out
 from workers.shards.order import LANES, Position, Slice, plan_epoch, steps_per_epoch
 from workers.shards.reading import Block, shuffled_blocks, tables_in_order
+from workers.shards.records import dense_width
 
 __all__ = [
     "LANES",
@@ -26,6 +27,7 @@ __all__ = [
     "Slice",
     "check_rows",
     "check_type",
+    "dense_width",
     "merge_content",
     "plan_epoch",
     "read_left_out",

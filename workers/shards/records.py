@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,23 @@ def changed(path: str, known: ShardRecord, found: ShardRecord) -> str:
         f"{path}: expected the shard that the run began with, {_shape(known)},"
         f" found {_shape(found)}; restore it, or begin another run with run=..."
     )
+
+
+def dense_width(fingerprint: Mapping[str, Any], column: str, where: str) -> int | None:
+    """Return how many numbers the vectors of a column hold; None: no shard tells.
+
+    Args:
+        fingerprint: what `ShardSet.fingerprint` returned.
+        column: of fixed-size lists.
+        where: the words that name the fingerprint in an error.
+
+    Raises:
+        StorageError: if it is something else.
+    """
+    wanted = re.compile(rf"{re.escape(column)}: fixed_size_list<.*>\[(\d+)\]", re.DOTALL)
+    fields = (field for shard in read_records(fingerprint, where) for field in shard.schema)
+    found = next((match for field in fields if (match := wanted.fullmatch(field))), None)
+    return int(found[1]) if found else None
 
 
 def plain(shard: ShardRecord) -> dict[str, Any]:

@@ -15,6 +15,7 @@ const COMBINERS = {
   min: { score: "the least p", short: "least", ...SAME },
   median: { score: "the median of p", short: "median", ...SAME },
 };
+const EXAMPLES = { text: '"…"', indices: "[17, 4]", values: "[1, 0.5]", dense: "[0.1, …]" };
 const P = "p is the probability of the class’s bucket in one world";
 
 let about = null; // what /about said
@@ -123,9 +124,14 @@ function tell() {
     $("asks").textContent = `Search ${classes} classes`;
     $("method").textContent = `${some}, trained apart. Each threw the ${classes} classes into`
       + ` ${buckets} buckets in its own way, and says how likely each bucket is to hold the answer.`;
-    const row = found.columns.map((name) => `${JSON.stringify(name)}: …`).join(", ");
+    const row = Object.entries(found.columns)
+      .map(([name, kind]) => `${JSON.stringify(name)}: ${EXAMPLES[kind]}`).join(", ");
     $("example").textContent = `{"rows": [{${row}}], "k": ${K}}`;
     $("closed").hidden = !found.needs_token;
+    if (found.needs_token) {
+      // A click would send none.
+      for (const link of document.querySelectorAll("footer a")) link.removeAttribute("href");
+    }
     $("rows").hidden = found.texts;
     if (first) {
       complain("");
@@ -349,6 +355,8 @@ on("query", "input", () => {
   soon();
 });
 on("query", "keydown", (event) => {
+  // Those keys choose among signs then.
+  if (event.isComposing) return;
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   const chosen = event.key === "Enter" && active >= 0 && timer === 0;
   if (step === undefined && !chosen) return;
@@ -377,15 +385,18 @@ on("close", "click", shut);
 on("again", "click", () => (about === null ? tell() : ask()));
 on("entrance", "submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("token", $("token").value);
+  const token = $("token").value.trim();
   $("token").value = "";
+  // No header can hold another.
+  if (!/^[!-~]+$/.test(token)) return admit(true);
+  sessionStorage.setItem("token", token);
   $("entrance").hidden = true;
   $("search").hidden = false;
   ask();
   $("query").focus();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || opened === null) return;
+  if (event.key !== "Escape" || event.isComposing || opened === null) return;
   event.preventDefault();
   shut();
 });

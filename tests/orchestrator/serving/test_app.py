@@ -78,6 +78,8 @@ def test_numbers_are_answered_as_tables_are(tmp_path: Path) -> None:
     asked_rows = rows.slice(0, 3).drop_columns("labels").to_pylist()
     wanted = Ensemble.load(str(made), threads=1).predict(rows.slice(0, 3))
     with TestClient(make_app(ServingConfig(ensemble=str(made)))) as client:
+        kinds = {"visited": "indices", "times": "values", "place": "dense"}
+        assert client.get("/about").json()["columns"] == kinds
         found = asked(client, rows=asked_rows)["answers"]
         assert [[one["id"] for one in row] for row in found] == wanted.ids.tolist()
         assert [one["name"] for one in found[0]] == [None] * 10
@@ -90,6 +92,9 @@ def test_numbers_are_answered_as_tables_are(tmp_path: Path) -> None:
             {"times": [1e300, 1.0, 1.0]},
         ):
             refused(client, "/predict", {"rows": [{**asked_rows[0], **wrong}]}, 400)
+        longer = {"rows": [{**asked_rows[0], "place": [1.0, 2.0, 3.0]}]}
+        told = refused(client, "/predict", longer, 400)
+        assert "expected vectors of 2 numbers in column 'place', as in training, found 3" in told
         ragged = [asked_rows[0], {**asked_rows[0], "place": [1.0]}]
         assert "expected values that fit" in refused(client, "/predict", {"rows": ragged}, 400)
         assert "found texts" in refused(client, "/predict", {"texts": ["a"]}, 400)
@@ -132,7 +137,7 @@ def test_it_tells_what_it_serves(client: TestClient, run: Path) -> None:
     assert about["ensemble"] == (run / "ensembles" / "CURRENT").read_text().strip()
     assert (about["classes"], about["worlds"], about["buckets"]) == (64, 3, 16)
     assert about["named"] and about["texts"] and not about["needs_token"]
-    assert about["columns"] == ["query"]
+    assert about["columns"] == {"query": "text"}
     assert client.get("/health").json()["status"] == "alive"
     assert client.get("/ready").json() == {"status": "ready", "trouble": None}
 
@@ -213,6 +218,28 @@ def test_requests_are_counted(client: TestClient) -> None:
     assert "manyworlds_serve_batch_bucket" in told
 
 
+def test_a_body_of_no_type_is_told_which_it_needs(client: TestClient) -> None:
+    # As curl -d sends it.
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    answer = client.post("/predict", content=b'{"texts": ["a"]}', headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("expected the header content-type: application/json")
+
+
+def test_nobody_is_sent_to_another_path(client: TestClient) -> None:
+    # Where TLS ends before the service, that would be one without TLS.
+    answer = client.post("/predict/", json={"texts": ["a"]}, follow_redirects=False)
+    assert answer.status_code == 404
+    assert "found /predict/" in answer.json()["error"]
+
+
+def test_a_fault_of_the_service_is_told_in_json(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answerer, "predict", lambda *_: 1 / 0)
+    app = make_app(ServingConfig(ensemble=str(run), cpus=1))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert "found a fault of the service" in refused(client, "/predict", {"texts": ["a"]}, 500)
+
+
 def test_a_token_is_asked_for(run: Path) -> None:
     config = ServingConfig(ensemble=str(run), cpus=1, token="env:UNUSED")
     with TestClient(make_app(config, token="wanted")) as client:
@@ -262,6 +289,28 @@ def test_the_next_ensemble_takes_over(tmp_path: Path, run: Path) -> None:
     assert answerer.digest == new
     assert answerer.trouble is None
     assert answerer.predict(answerer.table(["thing1"]), Way(3)).ensemble == new != old
+
+
+def test_the_old_ensemble_goes_on_whatever_is_wrong_with_the_next(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = copied(run, tmp_path / "run", merged=True)
+    other = trained(run_config(tmp_path / "other", "seed=5"))
+    new = (other / "ensembles" / "CURRENT").read_text().strip()
+    shutil.copytree(other / "ensembles" / new, mine / "ensembles" / new)
+    answerer = Answerer(str(mine), threads=1)
+    (mine / "ensembles" / "CURRENT").write_text(new)
+
+    def full(*words: Any, **more: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ensemble, "load", full)
+        assert not answerer.refresh()
+    assert "CUDA out of memory" in str(answerer.trouble)
+    assert len(answerer.predict(answerer.table(["thing1"]), Way(3)).rows[0]) == 3
+    assert answerer.refresh()
+    assert (answerer.digest, answerer.trouble) == (new, None)
 
 
 def test_what_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:

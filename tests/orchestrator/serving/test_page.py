@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
@@ -215,6 +216,18 @@ def test_everything_is_done_by_keys(browser: Browser, address: str) -> None:
     nothing_is_wrong(page, address)
 
 
+def test_keys_that_compose_a_sign_do_nothing_else(browser: Browser, address: str) -> None:
+    page = opened(browser, f"{address}#q=thing3&class=3")
+    for key in ("ArrowDown", "Enter", "Escape"):
+        free = page.evaluate(
+            f"""document.querySelector('#query').dispatchEvent(new KeyboardEvent('keydown',
+                {{key: '{key}', isComposing: true, bubbles: true, cancelable: true}}))"""
+        )
+        assert free, key
+    assert texts(page, "[aria-selected=true]") == []
+    assert shown(page, "#explanation")
+
+
 def test_addresses_are_sent_and_gone_back_to(browser: Browser, address: str) -> None:
     page = opened(browser, f"{address}#q=thing4&worlds=2")
     first = answers(page)
@@ -271,6 +284,11 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
         page.type("thing1")
         page.until("document.querySelector('#wrong').checkVisibility()")
         assert page.evaluate(FOCUS) == "token"
+        # No header can hold it.
+        page.type("wänted€")
+        page.press("Enter")
+        assert shown(page, "#entrance") and shown(page, "#wrong")
+        assert page.evaluate(FOCUS) == "token"
         page.type("wanted")
         page.press("Enter")
         assert answers(page) == predicted(client, "thing1")
@@ -281,6 +299,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
         assert len(texts(page, ".vote")) == 3
         kept = page.evaluate("[sessionStorage.token, localStorage.length, document.cookie]")
         assert kept == ["wanted", 0, ""]
+        assert page.evaluate("document.querySelectorAll('a[href]').length") == 0
         assert "wanted" not in page.evaluate("location.href + document.body.innerHTML")
 
 
@@ -329,8 +348,9 @@ def test_how_rows_are_asked_is_told(browser: Browser, tmp_path: Path) -> None:
     with running(ServingConfig(ensemble=str(made))) as address:
         page = opened(browser, address)
         assert not shown(page, "#search") and not shown(page, "#columns")
-        example = text(page, "#example").replace("…", "[1, 5]")
-        assert json.loads(example) == {"rows": [{"bought": [1, 5]}], "k": 10}
+        example = json.loads(text(page, "#example"))
+        assert example == {"rows": [{"bought": [17, 4]}], "k": 10}
+        assert httpx2.post(f"{address}predict", json=example).status_code == 200
         nothing_is_wrong(page, address)
 
 

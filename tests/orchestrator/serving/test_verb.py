@@ -34,7 +34,7 @@ def test_what_cannot_be_served_is_refused(
             ([str(run), "replicas=0"], "replicas: expected at least 1, found 0"),
             ([str(run), "token=secret"], "token: expected env:NAME"),
             ([str(run), "token=env:UNSET_TOKEN"], "expected the environment variable UNSET_TOKEN"),
-            ([str(run), f"port={port}"], f"port {port} of 127.0.0.1: expected it to be free"),
+            ([str(run), f"port={port}", "cluster=none"], f"port {port} of 127.0.0.1: expected it"),
         ):
             ended = manyworlds("serve", *words)
             assert ended.code == 2
@@ -46,7 +46,7 @@ def test_what_cannot_be_served_is_refused(
 def test_it_serves_in_one_process_until_it_is_told_to_end(run: Path, number: int) -> None:
     words = [sys.executable, "-m", "orchestrator.cli", "serve", str(run)]
     words += ["cluster=none", "port=0", "token=env:TOKEN"]
-    environment = {**os.environ, "TOKEN": "wanted", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "TOKEN": "wanted\n", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         words,
         cwd=ROOT,
