@@ -31,8 +31,8 @@ demo: .venv/.stamp ## Train on the documentation of the installed packages, then
 cluster-demo: .venv/.stamp ## A cluster of three: submit, lose a machine, get another, finish, serve
 	@.venv/bin/python -m examples.cluster_demo
 
-test: .venv/.stamp ## Run all tests
-	@.venv/bin/python -m pytest
+test: .venv/.stamp ## Run all tests, in two processes
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 chaos: .venv/.stamp ## Inject faults for real into runs on a cluster, and write the table of them
 	@.venv/bin/python -m pytest chaos

@@ -33,11 +33,13 @@ HEAD: dict[str, Any] = {
 def joined(**resources: float) -> Iterator[Cluster]:
     """Be in a cluster whose head has these resources, and end it afterwards."""
     nodes = Cluster(initialize_head=True, head_node_args={**HEAD, **resources})
-    assert connect(nodes.address)
-    yield nodes
-    ray.shutdown()
-    shutdown: Callable[[], None] = nodes.shutdown
-    shutdown()
+    try:
+        assert connect(nodes.address)
+        yield nodes
+    finally:
+        ray.shutdown()
+        shutdown: Callable[[], None] = nodes.shutdown
+        shutdown()
 
 
 class Machines:
