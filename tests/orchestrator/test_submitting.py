@@ -220,6 +220,53 @@ def test_another_cluster_than_its_own_is_refused(
     assert "expected cluster.address=auto beside --submit, found local" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        ("train", "run=s3://KEY:hush@bucket/a"),
+        ("train", "data.train=s3://bucket/rows?secret_key=hush"),
+        ("train", "watch.notify=https://hooks.example.com/hush"),
+        ("resume", "s3://KEY:hush@bucket/a"),
+        ("resume", "watch.notify=https://hooks.example.com/hush"),
+        ("resume", "watch={notify: notify --key hush}"),
+    ],
+)
+def test_secrets_never_get_into_the_command_of_a_job(
+    cluster: MadeUp, words: list[str], verb: str, given: str
+) -> None:
+    begin = words if verb == "train" else [] if "=" not in given else ["/runs/a"]
+    ended = manyworlds(verb, *begin, given, "--submit", ADDRESS)
+    assert (ended.code, cluster.commands) == (2, {})
+    assert "hush" not in ended.out + ended.err
+    assert "expected env:NAME beside" in ended.err or "without credentials" in ended.err
+
+
+@pytest.mark.parametrize("verb", ["train", "resume"])
+def test_a_secret_that_the_cluster_has_in_its_environment_is_named(
+    cluster: MadeUp, words: list[str], verb: str
+) -> None:
+    given = words if verb == "train" else ["/runs/a"]
+    assert manyworlds(verb, *given, "watch.notify=env:HOOK", "--submit", ADDRESS).code == 0
+    (command,) = cluster.commands.values()
+    assert "watch.notify=env:HOOK" in shlex.split(command)
+
+
+def test_a_typo_is_told_before_anything_is_submitted(cluster: MadeUp) -> None:
+    ended = manyworlds("resume", "/runs/a", "cluster.max_paralel=4", "--submit", ADDRESS)
+    assert (ended.code, cluster.commands) == (2, {})
+    assert "did you mean cluster.max_parallel?" in ended.err
+
+
+def test_folders_in_the_settings_of_a_resumed_run_mean_those_of_here(
+    cluster: MadeUp, words: list[str], tmp_path: Path
+) -> None:
+    given = ["watch.tensorboard=curves", "cluster.max_parallel=null"]
+    assert manyworlds("resume", "runs/a", *given, "--submit", ADDRESS).code == 0
+    (command,) = cluster.commands.values()
+    folder, most = f"watch.tensorboard={tmp_path}/curves", "cluster.max_parallel=null"
+    assert shlex.split(command)[3:] == [folder, most, "cluster.address=auto"]
+
+
 @pytest.mark.parametrize("option", [["--detach"], ["--runtime-env", "env.yaml"]])
 def test_options_of_a_job_need_a_cluster(words: list[str], option: list[str]) -> None:
     ended = manyworlds("train", *words, *option)
