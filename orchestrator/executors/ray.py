@@ -57,7 +57,7 @@ class _Live:
     actor: Any
     avoid: frozenset[str]
     machines: frozenset[str]
-    """That were there when it was asked for."""
+    """That were there since it was asked for, until it is placed."""
     answer: Any = None
     """What the actor was asked last, not yet taken in; None: it is to be asked again."""
     again: float = 0.0
@@ -95,7 +95,8 @@ class RayExecutor:
         count_kills: called on a world's machine; how many processes the system killed for memory.
 
     Raises:
-        RunError: there is no cluster at the address.
+        RunError: there is no cluster at the address, or its worlds have no GPU that `config` asks
+            for.
     """
 
     def __init__(
@@ -113,7 +114,6 @@ class RayExecutor:
         local_resources: Mapping[str, float] | None = None,
         count_kills: CountKills = oom_kills,
     ) -> None:
-        self._connected = cluster.connect(address, local_resources)
         # Actors have working directories of their own.
         self._run_uri = Storage(run_uri).uri
         self._function = attempt
@@ -121,9 +121,17 @@ class RayExecutor:
         self._wanted = wanted
         self._choices = [selector_of(choice) for choice in choices] or [{}]
         self._drained: set[str] = set()
-        machines = list(self._staying().values())
-        self.demand = demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
-        self._config = _fitted(config, self.demand)
+        self._live: dict[int, _Live] = {}
+        self._ahead: list[Event] = []
+        self._look_at = 0.0
+        self._connected = cluster.connect(address, local_resources)
+        try:
+            machines = list(self._staying().values())
+            self.demand = demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
+            self._config = _fitted(config, self.demand)
+        except BaseException:
+            self.close()
+            raise
         self._actor_class: Any = ray.remote(WorldActor)
         self._options = {
             "num_cpus": self.demand.cpus,
@@ -131,9 +139,6 @@ class RayExecutor:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        self._live: dict[int, _Live] = {}
-        self._ahead: list[Event] = []
-        self._look_at = 0.0
 
     @property
     def gpus_per_world(self) -> float:
@@ -336,6 +341,11 @@ class RayExecutor:
             return
         self._look_at = time.monotonic() + _AGAIN
         self._drained |= cluster.draining()
+        waiting = [live for live in self._live.values() if live.node is None]
+        if waiting:
+            here = frozenset(self._staying())
+            for live in waiting:
+                live.machines |= here
         for live in list(self._live.values()):
             if live.node in self._drained and not live.leaving:
                 live.leaving = True

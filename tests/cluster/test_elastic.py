@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
+from orchestrator.executors import ray as ray_executor
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
 from tests.cluster.machines import SMALL, joined
@@ -67,12 +69,14 @@ def waits_for_go(call: Call) -> Any:
     return call.commit()
 
 
-def train(run: Run, listener: Listener, **settings: Any) -> Summary:
+def train(
+    run: Run, listener: Listener, heartbeat: Callable[[], None] = lambda: None, **settings: Any
+) -> Summary:
     settings = {"gpus_per_world": 1, "cpus_per_world": 1, **settings}
     executor = RayExecutor(
         run.uri, WorldConfig(), worlds=run.worlds, attempt=waits_for_go, **settings
     )
-    driver = Driver(run, executor, retry=QUICK, listener=listener)
+    driver = Driver(run, executor, retry=QUICK, listener=listener, heartbeat=heartbeat)
     try:
         return driver.run_to_end()
     finally:
@@ -163,6 +167,38 @@ def test_a_world_whose_spot_machine_is_taken_back_moves(
             go(run)
 
     assert train(run, listen, choices=CHOICES).complete
+    assert [item.cause for item in run.state(0).attempts] == ["preemption", "done"]
+
+
+def blocks_at_first(folder: str) -> int:
+    """Never return on the machine that asks first, whose world so never says where it is."""
+    try:
+        Path(folder, "asked").touch(exist_ok=False)
+    except FileExistsError:
+        return 0
+    threading.Event().wait()
+    raise AssertionError
+
+
+def test_a_machine_that_came_late_and_went_before_its_world_began_is_a_preemption(
+    cluster: Cluster, tmp_path: Path, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "_AGAIN", 0.0)
+    run = Run.create(str(tmp_path / "one"), {"seed": 3}, {"worlds": 1})
+    go(run)
+    late: list[Any] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        if asked_for(worlds) and not late:
+            late.append(add(1))
+
+    def take_away() -> None:
+        if late and Path(tmp_path, "asked").exists() and late[0] in cluster.worker_nodes:
+            cluster.remove_node(late[0], allow_graceful=False)
+            add(1)
+
+    kills = partial(blocks_at_first, str(tmp_path))
+    assert train(run, listen, take_away, count_kills=kills).complete
     assert [item.cause for item in run.state(0).attempts] == ["preemption", "done"]
 
 
