@@ -206,9 +206,10 @@ class RayExecutor:
         """Return the words for what a world needs beside what each machine has."""
         found = [f"{item.cpus:g} CPUs and {item.gpus:g} GPUs" for item in self._staying().values()]
         kind = " that cluster.machines takes" if self._choices != [{}] else ""
+        used = ", all of it in use" if self._fits_beside(frozenset()) else ""
         return (
             f"a world needs {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs on one"
-            f" machine{kind}, and there is {'; '.join(found) or 'no machine'}"
+            f" machine{kind}, and there is {'; '.join(found) or 'no machine'}{used}"
         )
 
     def close(self) -> None:
