@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
@@ -48,6 +48,9 @@ _AGAIN = 1.0
 _AUTOPSY = 30.0
 """Seconds that a machine has to say why a process on it vanished; Ray may take nearly as long
 to notice that the machine itself is gone."""
+_TURN = 120.0
+"""Seconds for which a world that waits asks for a machine of one choice before all others. For
+the first choice Ray's autoscaler tries again and again, though no such machine is to be had."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,10 @@ class _Live:
     avoid: frozenset[str]
     machines: frozenset[str]
     """That were there since it was asked for, until it is placed."""
+    choice: int = 0
+    """Of machines, the one that it asks for first."""
+    asked: float = field(default_factory=time.monotonic)
+    """Since when it does so."""
     answer: Any = None
     """What the actor was asked last, not yet taken in; None: it is to be asked again."""
     again: float = 0.0
@@ -153,15 +160,8 @@ class RayExecutor:
     def start(self, world: int, attempt: str, *, avoid: frozenset[str] = frozenset()) -> None:
         """Ask Ray for an actor; it waits there until there is room."""
         avoid = avoid if self._fits_beside(avoid) else frozenset()
-        beside = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
-        first, *others = [{**choice, **beside} for choice in self._choices]
-        fallback = [{"label_selector": choice} for choice in others] or None
-        actor = self._actor_class.options(
-            **self._options, label_selector=first, fallback_strategy=fallback
-        )
-        machines = frozenset(self._staying())
-        live = _Live(world, attempt, actor.remote(world, self._count_kills), avoid, machines)
-        self._live[world] = live
+        here = frozenset(self._staying())
+        live = self._live[world] = _Live(world, attempt, self._actor(world, avoid), avoid, here)
         self._ask(live)
 
     def poll(self) -> Sequence[Event]:
@@ -232,6 +232,15 @@ class RayExecutor:
         """Return whether a world fits on a machine that is not to be avoided."""
         staying = self._staying().items()
         return any(machine.room(self.demand) for node, machine in staying if node not in avoid)
+
+    def _actor(self, world: int, avoid: frozenset[str], choice: int = 0) -> Any:
+        """Return an actor that waits for a machine, best of one choice, else of the next ones."""
+        beside = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
+        choices = [*self._choices[choice:], *self._choices[:choice]]
+        first, *others = [{**conditions, **beside} for conditions in choices]
+        fallback = [{"label_selector": conditions} for conditions in others] or None
+        options = {**self._options, "label_selector": first, "fallback_strategy": fallback}
+        return self._actor_class.options(**options).remote(world, self._count_kills)
 
     def _take(self, live: _Live) -> list[Event]:
         try:
@@ -342,11 +351,7 @@ class RayExecutor:
             return
         self._look_at = time.monotonic() + _AGAIN
         self._drained |= cluster.draining()
-        waiting = [live for live in self._live.values() if live.node is None]
-        if waiting:
-            here = frozenset(self._staying())
-            for live in waiting:
-                live.machines |= here
+        self._look_after_waiting()
         for live in list(self._live.values()):
             if live.node in self._drained and not live.leaving:
                 live.leaving = True
@@ -356,6 +361,24 @@ class RayExecutor:
                 self.kill(live.world)
                 message = "the only machines that it was to run on are gone"
                 self._ahead.append(Ended(live.world, live.attempt, "stopped", message))
+
+    def _look_after_waiting(self) -> None:
+        """See which machines come for worlds that wait, and let other choices have their turn."""
+        waiting = [live for live in self._live.values() if live.node is None]
+        if not waiting:
+            return
+        staying = self._staying()
+        room = sum(machine.room(self.demand) for machine in staying.values())
+        # Else one of them may be about to begin.
+        is_full = room <= len(self._live) - len(waiting)
+        now = time.monotonic()
+        for live in waiting:
+            live.machines |= frozenset(staying)
+            if is_full and len(self._choices) > 1 and now - live.asked >= _TURN:
+                ray.kill(live.actor)
+                live.choice, live.asked = (live.choice + 1) % len(self._choices), now
+                live.actor = self._actor(live.world, live.avoid, live.choice)
+                self._ask(live)
 
 
 def _call(count_kills: CountKills) -> int | None:

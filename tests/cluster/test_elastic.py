@@ -8,9 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
 
 from orchestrator.config import RetryConfig
@@ -200,6 +205,49 @@ def test_a_machine_that_came_late_and_went_before_its_world_began_is_a_preemptio
     kills = partial(blocks_at_first, str(tmp_path))
     assert train(run, listen, take_away, count_kills=kills).complete
     assert [item.cause for item in run.state(0).attempts] == ["preemption", "done"]
+
+
+def rented(address: str) -> set[str]:
+    """Return which markets Ray's autoscaler turns to for what waits, if spot machines are out."""
+    waits = get_cluster_resource_state(GcsClient(address)).pending_resource_requests
+    kinds = {"head": NodeTypeConfig("head", 0, 1)}
+    for market in ("spot", "on-demand"):
+        kinds[market] = NodeTypeConfig(
+            market, 0, 4, resources={"CPU": 4, "GPU": 1}, labels={MARKET: market}
+        )
+    out = {"spot": 0.0}
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=kinds,
+        max_num_nodes=9,
+        resource_requests=list(waits),
+        cloud_resource_availabilities=out,
+        recoverable_resource_availabilities=out,
+    )
+    nobody: Any = Mock()
+    return {
+        item.instance_type for item in ResourceDemandScheduler(nobody).schedule(request).to_launch
+    }
+
+
+def test_an_autoscaler_that_finds_no_spot_machine_is_asked_for_others(
+    cluster: Cluster, run: Run, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "_AGAIN", 0.0)
+    monkeypatch.setattr(ray_executor, "_TURN", 0.0)
+    executor = RayExecutor(
+        run.uri, WorldConfig(), worlds=1, gpus_per_world=1, cpus_per_world=1, choices=CHOICES
+    )
+    try:
+        executor.start(0, "01-a")
+        seen: list[set[str]] = []
+        while {"on-demand"} not in seen and len(seen) < 100:
+            seen.append(rented(cluster.address))
+            executor.wait(0.1)
+            assert executor.poll() == []
+        assert seen[-1] == {"on-demand"}
+    finally:
+        executor.close()
 
 
 def test_machines_of_no_choice_are_no_room_for_worlds(cluster: Cluster, run: Run, add: Add) -> None:
