@@ -23,14 +23,13 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.executors import cluster
-from orchestrator.executors.actor import CountKills, WorldActor
+from orchestrator.executors.actor import CountKills, News, WorldActor
 from orchestrator.executors.base import (
     AttemptFunction,
     Beat,
     Ended,
     Event,
     Leaving,
-    Outcome,
     Progress,
     Started,
 )
@@ -49,8 +48,8 @@ _AUTOPSY = 30.0
 """Seconds that a machine has to say why a process on it vanished; Ray may take nearly as long
 to notice that the machine itself is gone."""
 _TURN = 120.0
-"""Seconds for which a world that waits asks for a machine of one choice before all others. For
-the first choice Ray's autoscaler tries again and again, though no such machine is to be had."""
+"""Seconds for which a world that waits asks for machines of one choice before all others: Ray's
+autoscaler never turns from the first one, though no such machine is to be had."""
 
 
 @dataclass(slots=True)
@@ -230,8 +229,8 @@ class RayExecutor:
 
     def _fits_beside(self, avoid: frozenset[str]) -> bool:
         """Return whether a world fits on a machine that is not to be avoided."""
-        staying = self._staying().items()
-        return any(machine.room(self.demand) for node, machine in staying if node not in avoid)
+        staying = self._staying()
+        return any(staying[node].room(self.demand) for node in staying.keys() - avoid)
 
     def _actor(self, world: int, avoid: frozenset[str], choice: int = 0) -> Any:
         """Return an actor that waits for a machine, best of one choice, else of the next ones."""
@@ -262,25 +261,18 @@ class RayExecutor:
             live.begun = True
             self._ask(live)
             return []
-        return self._tell(live, *answer)
+        return self._tell(live, answer)
 
-    def _tell(
-        self,
-        live: _Live,
-        beat: bool,
-        progress: dict[str, Any] | None,
-        outcome: Outcome | None,
-        kills: int | None,
-    ) -> list[Event]:
-        world, attempt, live.kills = live.world, live.attempt, kills
-        events: list[Event] = [Beat(world, attempt)] if beat else []
-        events += [Progress(world, attempt, progress)] if progress else []
-        if outcome is None:
+    def _tell(self, live: _Live, news: News) -> list[Event]:
+        world, attempt, live.kills = live.world, live.attempt, news.kills
+        events: list[Event] = [Beat(world, attempt)] if news.beat else []
+        events += [Progress(world, attempt, news.progress)] if news.progress else []
+        if (end := news.outcome) is None:
             self._ask(live)
             return events
         # A clean end too: an idle actor holds its GPU and keeps a draining machine up.
         self.kill(world)
-        return [*events, Ended(world, attempt, outcome.cause, outcome.message, outcome.receipt)]
+        return [*events, Ended(world, attempt, end.cause, end.message, end.receipt)]
 
     def _lose(self, live: _Live, error: RayError) -> list[Event]:
         """Take in that an actor is gone; return how it ended if that is clear."""
@@ -371,12 +363,12 @@ class RayExecutor:
         room = sum(machine.room(self.demand) for machine in staying.values())
         # Else one of them may be about to begin.
         is_full = room <= len(self._live) - len(waiting)
-        now = time.monotonic()
         for live in waiting:
             live.machines |= frozenset(staying)
-            if is_full and len(self._choices) > 1 and now - live.asked >= _TURN:
+            if is_full and len(self._choices) > 1 and time.monotonic() - live.asked >= _TURN:
                 ray.kill(live.actor)
-                live.choice, live.asked = (live.choice + 1) % len(self._choices), now
+                live.choice = (live.choice + 1) % len(self._choices)
+                live.asked = time.monotonic()
                 live.actor = self._actor(live.world, live.avoid, live.choice)
                 self._ask(live)
 
