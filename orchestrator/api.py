@@ -133,7 +133,7 @@ def resume(
     """
     opened = Run.open(run)
     with Lease(opened.storage, take_over=take_over) as lease:
-        wanted = override(_config_of(Run.open(run)), overrides)
+        wanted = anchored(override(_config_of(Run.open(run)), overrides))
         return drive(wanted, lease, worlds, listener, observers)
 
 
@@ -164,7 +164,7 @@ def grow(
     opened = Run.open(run)
     with Lease(opened.storage, take_over=take_over) as lease:
         kept = _config_of(Run.open(run))
-        wanted = override(kept, [*overrides, f"worlds={worlds}"])
+        wanted = anchored(override(kept, [*overrides, f"worlds={worlds}"]))
         return drive(wanted, lease, None, listener, observers)
 
 

@@ -285,14 +285,29 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return _build(layers).validate()
 
 
-def overrides_of(config: RunConfig) -> list[str]:
-    """Return the `key=value` words that make `config` out of the defaults: `load(None, words)`."""
-    usual = schema.values(RunConfig())
-    return [
-        schema.to_override(key, value)
-        for key, value in schema.values(config).items()
-        if value != usual[key]
-    ]
+def overrides_of(config: RunConfig, keys: Sequence[str] | None = None) -> list[str]:
+    """Return the `key=value` words that say what `config` has for some keys.
+
+    Args:
+        config: the settings.
+        keys: dotted; None: those that make `config` out of the defaults: `load(None, words)`.
+    """
+    values = schema.values(config)
+    if keys is None:
+        usual = schema.values(RunConfig())
+        keys = [key for key, value in values.items() if value != usual[key]]
+    return [schema.to_override(key, values[key]) for key in keys]
+
+
+def given(overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Return the defaults with `key=value` overrides, unchecked together, and the keys in them.
+
+    Raises:
+        ConfigError: with one line for each key or value that is none.
+    """
+    layer = schema.from_overrides(overrides)
+    config = schema.made(RunConfig, [layer])
+    return config, list(dict(schema.dotted(layer.values, keys())))
 
 
 def _build(layers: Sequence[schema.Layer]) -> RunConfig:

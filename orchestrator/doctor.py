@@ -10,7 +10,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from workers.errors import ManyworldsError
@@ -109,14 +108,9 @@ def _gpus() -> Check:
 
 
 def _ray_cluster() -> Check:
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        return Check("ray cluster", "ok", f"RAY_ADDRESS={address}: runs go there")
-    current = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    if current.exists():
-        found = f"{current.read_text().strip()} is up on this machine: runs go there"
-        return Check("ray cluster", "ok", found)
-    return Check("ray cluster", "ok", "none here: a run starts its own and ends it")
+    from orchestrator.executors import cluster
+
+    return Check("ray cluster", "ok", cluster.foretold("auto") or "this process is in one")
 
 
 def _storage(uri: str) -> Check:

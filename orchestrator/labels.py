@@ -11,11 +11,14 @@ _VALUE = re.compile(r"(?P<no>!?)(?:in\((?P<many>.*)\)|(?P<one>.*))")
 
 def problem_of(choice: str) -> str:
     """Return what is wrong with a choice of machines, empty for nothing."""
-    if choice.split() and all(_CONDITION.fullmatch(word) for word in choice.split()):
+    found = [_CONDITION.fullmatch(word) for word in choice.split()]
+    keys = [match["key"] for match in found if match]
+    # Ray takes one condition on a label.
+    if found and len({*keys}) == len(found):
         return ""
     return (
-        "expected choices such as ray.io/market-type=spot, of one label or more with blanks between"
-        f" them and values such as a, !a, in(a,b) and !in(a,b), found {choice!r}"
+        "expected choices such as ray.io/market-type=spot, of one label or more, each once, with"
+        f" blanks between them and values such as a, !a, in(a,b) and !in(a,b), found {choice!r}"
     )
 
 

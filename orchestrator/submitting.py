@@ -124,6 +124,18 @@ def submit(jobs: Jobs, name: str, command: str, environment: dict[str, Any]) -> 
         ConfigError: the environment cannot work.
         RunError: the cluster refuses it, or does not answer.
     """
+    try:
+        return _submitted(jobs, name, command, environment)
+    except Unreachable as error:
+        raise RunError(
+            f"expected the cluster to take a job, found no answer: {error}; the same command again"
+            " follows the job, should it have begun"
+        ) from error
+
+
+def _submitted(
+    jobs: Jobs, name: str, command: str, environment: dict[str, Any]
+) -> tuple[Job, bool]:
     while True:
         found = {_number(name, job.name): job for job in jobs.named(name)}
         newest = max(found, default=0)
@@ -162,22 +174,30 @@ def follow(
         RunError: the job is gone, or the cluster did not answer for too long.
     """
     written = Written(write)
-    waited, pause = 0.0, _SHORTEST
+    waited, pause, ended = 0.0, _SHORTEST, False
     while True:
-        before = written.count
+        before, job, broken = written.count, None, None
         try:
             jobs.tail(name, written.again())
-            if (job := jobs.look(name)).ended:
-                return job
-            waited, pause = 0.0, _SHORTEST
         except Unreachable as error:
-            if written.count > before:
-                waited, pause = 0.0, _SHORTEST
-            if waited >= _PATIENCE:
-                raise RunError(
-                    f"expected word of job {name}, found none for {waited:.0f} s: {error}; it may"
-                    " go on all the same"
-                ) from error
+            broken = error
+        try:
+            job = jobs.look(name)
+        except Unreachable as error:
+            broken = error
+        # A line that broke may have kept the last words for itself: they are asked for once more.
+        if job and job.ended and (ended or not broken):
+            return job
+        ended = job is not None and job.ended
+        if written.count > before:
+            pause = _SHORTEST
+        if job or written.count > before:
+            waited = 0.0
+        elif waited >= _PATIENCE:
+            raise RunError(
+                f"expected word of job {name}, found none for {waited:.0f} s: {broken}; it may go"
+                " on all the same, and the same command follows it again"
+            ) from broken
         sleep(pause)
         waited, pause = waited + pause, min(2 * pause, _LONGEST)
 
@@ -213,7 +233,10 @@ def end_of(job: Job) -> str:
     """Return how a job ended that did not succeed, in words."""
     what = f"job {job.name}"
     if job.state == _STOPPED:
-        return f"{what} was stopped before its command ended"
+        return (
+            f"{what} was stopped before its command ended; the same command again carries on with"
+            " the run"
+        )
     if job.exit_code == _NOT_FOUND:
         return (
             f"{what}: expected the command manyworlds on the cluster, found none; use an image"

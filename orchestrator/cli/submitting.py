@@ -8,14 +8,16 @@ from collections.abc import Iterable, Sequence
 from orchestrator import submitting
 from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import following, show
-from orchestrator.config import RunConfig, overrides_of
+from orchestrator.config import RunConfig, given, overrides_of
 from orchestrator.inputs import absolute, anchored
+from orchestrator.observers.settings import FROM_ENVIRONMENT
 from orchestrator.submitting import Job, Jobs
 from workers.errors import ConfigError
+from workers.storage import refuse_credentials
 
 SUCCEEDED, FAILED, DETACHED = 0, 1, 130
 """Exit codes."""
-_KEY, _HERE = "cluster.address=", "auto"
+_KEY, _HERE = "cluster.address", "auto"
 """What a job is told: the cluster that it runs on."""
 
 
@@ -44,13 +46,11 @@ def train(arguments: Arguments, config: RunConfig) -> int:
     Raises:
         ConfigError: for what cannot work.
         RunError: the cluster is not there, or refuses the job.
+        StorageError: a URI holds credentials.
     """
-    _check(config.cluster.address)
+    _check(config)
     config = anchored(config)
-    data = config.data
-    places = [config.run, data.train, data.validation, data.class_names]
-    words = ["train", *overrides_of(config)]
-    return _submit(arguments, config.run, words, [place for place in places if place])
+    return _submit(arguments, config.run, ["train", *overrides_of(config)], _places(config))
 
 
 def go_on(arguments: Arguments, run: str) -> int:
@@ -66,27 +66,43 @@ def go_on(arguments: Arguments, run: str) -> int:
     Raises:
         ConfigError: for what cannot work.
         RunError: the cluster is not there, or refuses the job.
+        StorageError: a URI holds credentials.
     """
-    settings = arguments.words[1:]
-    for word in settings:
-        if word.startswith(_KEY):
-            _check(word.removeprefix(_KEY))
-    words = [arguments.verb, absolute(run), *(word for word in settings if word != _KEY + _HERE)]
-    return _submit(arguments, absolute(run), words, [absolute(run)])
+    config, keys = given(arguments.words[1:])
+    _check(config)
+    keys = [key for key in keys if key != _KEY]
+    words = [arguments.verb, absolute(run), *overrides_of(anchored(config), keys)]
+    return _submit(arguments, absolute(run), words, [absolute(run), *_places(config)])
 
 
-def _check(address: str) -> None:
+def _check(config: RunConfig) -> None:
+    """Refuse settings that a job cannot have, or that its command would show to everybody."""
+    address, notify = config.cluster.address, config.watch.notify
     if address != _HERE:
         raise ConfigError(
-            f"expected {_KEY}{_HERE} beside --submit, found {address}: a job runs on the cluster"
+            f"expected {_KEY}={_HERE} beside --submit, found {address}: a job runs on the cluster"
             " that it was submitted to"
+        )
+    if notify is not None and not notify.startswith(FROM_ENVIRONMENT):
+        raise ConfigError(
+            f"watch.notify: expected {FROM_ENVIRONMENT}NAME beside --submit, found the command or"
+            " URL itself, which everybody who sees the cluster's jobs could read; put it into an"
+            " environment variable there, and name that"
         )
 
 
-def _submit(arguments: Arguments, run: str, words: Sequence[str], places: Iterable[str]) -> int:
+def _places(config: RunConfig) -> list[str]:
+    data = config.data
+    places = [config.run, data.train, data.validation, data.class_names]
+    return [place for place in places if place]
+
+
+def _submit(arguments: Arguments, run: str, words: Sequence[str], places: Sequence[str]) -> int:
+    for place in places:
+        refuse_credentials(place)
     found = arguments.runtime_env
     environment = {} if found is None else submitting.read_environment(found)
-    command = submitting.command_of([*words, _KEY + _HERE, *arguments.only_worlds()])
+    command = submitting.command_of([*words, f"{_KEY}={_HERE}", *arguments.only_worlds()])
     name = submitting.name_of(run, command)
     jobs = _reached(str(arguments.submit))
     _warn(arguments, places)

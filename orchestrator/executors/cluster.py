@@ -116,7 +116,7 @@ def _init(address: str, resources: Mapping[str, float]) -> None:
         more = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, **resources}
     else:
         more = {}
-        _knock(address)
+        knock(address)
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)  # type: ignore[arg-type]
 
 
@@ -138,12 +138,12 @@ def started_here() -> str | None:
         from ray._private.utils import read_ray_address
 
         if address := read_ray_address():
-            _knock(address)
+            knock(address)
             return str(address)
     return None
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Connect to an address and leave: Ray itself would try for minutes and then end the process.
 
     Raises:

@@ -14,13 +14,16 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 
 from orchestrator.executors import cluster
 from orchestrator.submitting import Job, NameTaken, Unreachable
 from workers.errors import ConfigError, RunError
 
 _KNOCK_SECONDS = 10.0
+_SILENCE = 60.0
+"""Seconds without a word of a log after which it is asked for anew: a line that a machine between
+here and the cluster has forgotten never says that it broke."""
 _ELSEWHERE = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """With these in the environment, Ray's client would go there, whatever it is told."""
 _PART = "aiohttp"
@@ -110,9 +113,14 @@ class RayJobs:
             pieces = self._client.tail_job_logs(name)
             while True:
                 try:
-                    piece = await anext(pieces)
+                    piece = await asyncio.wait_for(anext(pieces), _SILENCE)
                 except StopAsyncIteration:
                     return
+                except TimeoutError as error:
+                    raise Unreachable(
+                        f"{self.address}: expected a word of the log within {_SILENCE:g} s, found"
+                        " none"
+                    ) from error
                 # Of its own kinds, which belong to a package that only Ray knows.
                 except Exception as error:
                     raise Unreachable(f"{self.address}: {_short(error)}") from error
@@ -154,12 +162,30 @@ def _found_here() -> str:
     """Return the address that the environment names, or of the cluster that runs on this machine.
 
     Raises:
+        ConfigError: the environment names what is none.
         ConnectionError: there is none.
     """
-    named = next((os.environ[name] for name in _ELSEWHERE if os.environ.get(name)), None)
-    if address := named or cluster.started_here():
-        return _url(address) if "://" in address else address
+    for name in _ELSEWHERE:
+        if (named := os.environ.get(name, "auto")) not in ("", "auto"):
+            return _named(name, named)
+    if found := cluster.started_here():
+        return found
     raise ConnectionError("neither RAY_ADDRESS nor `ray start` on this machine left word of one")
+
+
+def _named(name: str, address: str) -> str:
+    """Return the address that the environment names.
+
+    Raises:
+        ConnectionError: nobody is there.
+    """
+    if "://" in address:
+        return _url(address)
+    try:
+        cluster.knock(address)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"{name}={address}: {error}") from error
+    return address
 
 
 def _knock(url: str) -> None:
@@ -191,7 +217,15 @@ def _refusals(address: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise _refused(address, error) from error
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OSError,
+        RayError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise RunError(
             f"--submit {address}: expected the dashboard of a Ray cluster, such as {_EXAMPLE},"
             f" found none: {_short(error)}; `ray start --head` prints its address, where"

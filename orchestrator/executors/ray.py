@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
@@ -23,14 +23,13 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.executors import cluster
-from orchestrator.executors.actor import CountKills, WorldActor
+from orchestrator.executors.actor import CountKills, News, WorldActor
 from orchestrator.executors.base import (
     AttemptFunction,
     Beat,
     Ended,
     Event,
     Leaving,
-    Outcome,
     Progress,
     Started,
 )
@@ -48,6 +47,9 @@ _AGAIN = 1.0
 _AUTOPSY = 30.0
 """Seconds that a machine has to say why a process on it vanished; Ray may take nearly as long
 to notice that the machine itself is gone."""
+_TURN = 120.0
+"""Seconds for which a world that waits asks for machines of one choice before all others: Ray's
+autoscaler never turns from the first one, though no such machine is to be had."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,11 @@ class _Live:
     actor: Any
     avoid: frozenset[str]
     machines: frozenset[str]
-    """That were there when it was asked for."""
+    """That were there since it was asked for, until it is placed."""
+    choice: int = 0
+    """Of machines, the one that it asks for first."""
+    asked: float = field(default_factory=time.monotonic)
+    """Since when it does so."""
     answer: Any = None
     """What the actor was asked last, not yet taken in; None: it is to be asked again."""
     again: float = 0.0
@@ -95,7 +101,8 @@ class RayExecutor:
         count_kills: called on a world's machine; how many processes the system killed for memory.
 
     Raises:
-        RunError: there is no cluster at the address.
+        RunError: there is no cluster at the address, or its worlds have no GPU that `config` asks
+            for.
     """
 
     def __init__(
@@ -113,7 +120,6 @@ class RayExecutor:
         local_resources: Mapping[str, float] | None = None,
         count_kills: CountKills = oom_kills,
     ) -> None:
-        self._connected = cluster.connect(address, local_resources)
         # Actors have working directories of their own.
         self._run_uri = Storage(run_uri).uri
         self._function = attempt
@@ -121,9 +127,17 @@ class RayExecutor:
         self._wanted = wanted
         self._choices = [selector_of(choice) for choice in choices] or [{}]
         self._drained: set[str] = set()
-        machines = list(self._staying().values())
-        self.demand = demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
-        self._config = _fitted(config, self.demand)
+        self._live: dict[int, _Live] = {}
+        self._ahead: list[Event] = []
+        self._look_at = 0.0
+        self._connected = cluster.connect(address, local_resources)
+        try:
+            machines = list(self._staying().values())
+            self.demand = demand_of(worlds, machines, gpus=gpus_per_world, cpus=cpus_per_world)
+            self._config = _fitted(config, self.demand)
+        except BaseException:
+            self.close()
+            raise
         self._actor_class: Any = ray.remote(WorldActor)
         self._options = {
             "num_cpus": self.demand.cpus,
@@ -131,9 +145,6 @@ class RayExecutor:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        self._live: dict[int, _Live] = {}
-        self._ahead: list[Event] = []
-        self._look_at = 0.0
 
     @property
     def gpus_per_world(self) -> float:
@@ -148,15 +159,8 @@ class RayExecutor:
     def start(self, world: int, attempt: str, *, avoid: frozenset[str] = frozenset()) -> None:
         """Ask Ray for an actor; it waits there until there is room."""
         avoid = avoid if self._fits_beside(avoid) else frozenset()
-        beside = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
-        first, *others = [{**choice, **beside} for choice in self._choices]
-        fallback = [{"label_selector": choice} for choice in others] or None
-        actor = self._actor_class.options(
-            **self._options, label_selector=first, fallback_strategy=fallback
-        )
-        machines = frozenset(self._staying())
-        live = _Live(world, attempt, actor.remote(world, self._count_kills), avoid, machines)
-        self._live[world] = live
+        here = frozenset(self._staying())
+        live = self._live[world] = _Live(world, attempt, self._actor(world, avoid), avoid, here)
         self._ask(live)
 
     def poll(self) -> Sequence[Event]:
@@ -201,9 +205,10 @@ class RayExecutor:
         """Return the words for what a world needs beside what each machine has."""
         found = [f"{item.cpus:g} CPUs and {item.gpus:g} GPUs" for item in self._staying().values()]
         kind = " that cluster.machines takes" if self._choices != [{}] else ""
+        used = ", all of it in use" if self._fits_beside(frozenset()) else ""
         return (
             f"a world needs {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs on one"
-            f" machine{kind}, and there is {'; '.join(found) or 'no machine'}"
+            f" machine{kind}, and there is {'; '.join(found) or 'no machine'}{used}"
         )
 
     def close(self) -> None:
@@ -224,8 +229,17 @@ class RayExecutor:
 
     def _fits_beside(self, avoid: frozenset[str]) -> bool:
         """Return whether a world fits on a machine that is not to be avoided."""
-        staying = self._staying().items()
-        return any(machine.room(self.demand) for node, machine in staying if node not in avoid)
+        staying = self._staying()
+        return any(staying[node].room(self.demand) for node in staying.keys() - avoid)
+
+    def _actor(self, world: int, avoid: frozenset[str], choice: int = 0) -> Any:
+        """Return an actor that waits for a machine, best of one choice, else of the next ones."""
+        beside = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else {}
+        choices = [*self._choices[choice:], *self._choices[:choice]]
+        first, *others = [{**conditions, **beside} for conditions in choices]
+        fallback = [{"label_selector": conditions} for conditions in others] or None
+        options = {**self._options, "label_selector": first, "fallback_strategy": fallback}
+        return self._actor_class.options(**options).remote(world, self._count_kills)
 
     def _take(self, live: _Live) -> list[Event]:
         try:
@@ -247,25 +261,18 @@ class RayExecutor:
             live.begun = True
             self._ask(live)
             return []
-        return self._tell(live, *answer)
+        return self._tell(live, answer)
 
-    def _tell(
-        self,
-        live: _Live,
-        beat: bool,
-        progress: dict[str, Any] | None,
-        outcome: Outcome | None,
-        kills: int | None,
-    ) -> list[Event]:
-        world, attempt, live.kills = live.world, live.attempt, kills
-        events: list[Event] = [Beat(world, attempt)] if beat else []
-        events += [Progress(world, attempt, progress)] if progress else []
-        if outcome is None:
+    def _tell(self, live: _Live, news: News) -> list[Event]:
+        world, attempt, live.kills = live.world, live.attempt, news.kills
+        events: list[Event] = [Beat(world, attempt)] if news.beat else []
+        events += [Progress(world, attempt, news.progress)] if news.progress else []
+        if (end := news.outcome) is None:
             self._ask(live)
             return events
         # A clean end too: an idle actor holds its GPU and keeps a draining machine up.
         self.kill(world)
-        return [*events, Ended(world, attempt, outcome.cause, outcome.message, outcome.receipt)]
+        return [*events, Ended(world, attempt, end.cause, end.message, end.receipt)]
 
     def _lose(self, live: _Live, error: RayError) -> list[Event]:
         """Take in that an actor is gone; return how it ended if that is clear."""
@@ -336,6 +343,7 @@ class RayExecutor:
             return
         self._look_at = time.monotonic() + _AGAIN
         self._drained |= cluster.draining()
+        self._look_after_waiting()
         for live in list(self._live.values()):
             if live.node in self._drained and not live.leaving:
                 live.leaving = True
@@ -345,6 +353,24 @@ class RayExecutor:
                 self.kill(live.world)
                 message = "the only machines that it was to run on are gone"
                 self._ahead.append(Ended(live.world, live.attempt, "stopped", message))
+
+    def _look_after_waiting(self) -> None:
+        """See which machines come for worlds that wait, and let other choices have their turn."""
+        waiting = [live for live in self._live.values() if live.node is None]
+        if not waiting:
+            return
+        staying = self._staying()
+        room = sum(machine.room(self.demand) for machine in staying.values())
+        # Else one of them may be about to begin.
+        is_full = room <= len(self._live) - len(waiting)
+        for live in waiting:
+            live.machines |= frozenset(staying)
+            if is_full and len(self._choices) > 1 and time.monotonic() - live.asked >= _TURN:
+                ray.kill(live.actor)
+                live.choice = (live.choice + 1) % len(self._choices)
+                live.asked = time.monotonic()
+                live.actor = self._actor(live.world, live.avoid, live.choice)
+                self._ask(live)
 
 
 def _call(count_kills: CountKills) -> int | None:

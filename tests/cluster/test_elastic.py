@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
+from orchestrator.executors import ray as ray_executor
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
 from tests.cluster.machines import SMALL, joined
@@ -67,12 +74,14 @@ def waits_for_go(call: Call) -> Any:
     return call.commit()
 
 
-def train(run: Run, listener: Listener, **settings: Any) -> Summary:
+def train(
+    run: Run, listener: Listener, heartbeat: Callable[[], None] = lambda: None, **settings: Any
+) -> Summary:
     settings = {"gpus_per_world": 1, "cpus_per_world": 1, **settings}
     executor = RayExecutor(
         run.uri, WorldConfig(), worlds=run.worlds, attempt=waits_for_go, **settings
     )
-    driver = Driver(run, executor, retry=QUICK, listener=listener)
+    driver = Driver(run, executor, retry=QUICK, listener=listener, heartbeat=heartbeat)
     try:
         return driver.run_to_end()
     finally:
@@ -164,6 +173,81 @@ def test_a_world_whose_spot_machine_is_taken_back_moves(
 
     assert train(run, listen, choices=CHOICES).complete
     assert [item.cause for item in run.state(0).attempts] == ["preemption", "done"]
+
+
+def blocks_at_first(folder: str) -> int:
+    """Never return on the machine that asks first, whose world so never says where it is."""
+    try:
+        Path(folder, "asked").touch(exist_ok=False)
+    except FileExistsError:
+        return 0
+    threading.Event().wait()
+    raise AssertionError
+
+
+def test_a_machine_that_came_late_and_went_before_its_world_began_is_a_preemption(
+    cluster: Cluster, tmp_path: Path, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "_AGAIN", 0.0)
+    run = Run.create(str(tmp_path / "one"), {"seed": 3}, {"worlds": 1})
+    go(run)
+    late: list[Any] = []
+
+    def listen(worlds: Sequence[WorldStatus]) -> None:
+        if asked_for(worlds) and not late:
+            late.append(add(1))
+
+    def take_away() -> None:
+        if late and Path(tmp_path, "asked").exists() and late[0] in cluster.worker_nodes:
+            cluster.remove_node(late[0], allow_graceful=False)
+            add(1)
+
+    kills = partial(blocks_at_first, str(tmp_path))
+    assert train(run, listen, take_away, count_kills=kills).complete
+    assert [item.cause for item in run.state(0).attempts] == ["preemption", "done"]
+
+
+def rented(address: str) -> set[str]:
+    """Return which markets Ray's autoscaler turns to for what waits, if spot machines are out."""
+    waits = get_cluster_resource_state(GcsClient(address)).pending_resource_requests
+    kinds = {"head": NodeTypeConfig("head", 0, 1)}
+    for market in ("spot", "on-demand"):
+        kinds[market] = NodeTypeConfig(
+            market, 0, 4, resources={"CPU": 4, "GPU": 1}, labels={MARKET: market}
+        )
+    out = {"spot": 0.0}
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=kinds,
+        max_num_nodes=9,
+        resource_requests=list(waits),
+        cloud_resource_availabilities=out,
+        recoverable_resource_availabilities=out,
+    )
+    nobody: Any = Mock()
+    return {
+        item.instance_type for item in ResourceDemandScheduler(nobody).schedule(request).to_launch
+    }
+
+
+def test_an_autoscaler_that_finds_no_spot_machine_is_asked_for_others(
+    cluster: Cluster, run: Run, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "_AGAIN", 0.0)
+    monkeypatch.setattr(ray_executor, "_TURN", 0.0)
+    executor = RayExecutor(
+        run.uri, WorldConfig(), worlds=1, gpus_per_world=1, cpus_per_world=1, choices=CHOICES
+    )
+    try:
+        executor.start(0, "01-a")
+        seen: list[set[str]] = []
+        while {"on-demand"} not in seen and len(seen) < 100:
+            seen.append(rented(cluster.address))
+            executor.wait(0.1)
+            assert executor.poll() == []
+        assert seen[-1] == {"on-demand"}
+    finally:
+        executor.close()
 
 
 def test_machines_of_no_choice_are_no_room_for_worlds(cluster: Cluster, run: Run, add: Add) -> None:

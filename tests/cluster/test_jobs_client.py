@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gc
+import hashlib
 import json
 import socket
 import threading
@@ -10,29 +13,50 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import ray
+from ray.exceptions import RayError
+from ray.job_submission import JobSubmissionClient
 
 from orchestrator.executors import cluster
+from orchestrator.executors import jobs as ray_jobs
 from orchestrator.executors.jobs import RayJobs
 from orchestrator.submitting import Unreachable
 from tests.test_house_rules import run_without
 from workers.errors import ConfigError, RunError
 
-Serve = Callable[[int, str], str]
+Serve = Callable[..., str]
+WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What a server hashes with a client's key to say that it speaks the protocol."""
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Return what starts a server with one answer to all and returns its address."""
+    """Return what starts a server with one answer to all and returns its address.
+
+    Where it is mute, who asks for a log is let in and told nothing.
+    """
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     servers: list[ThreadingHTTPServer] = []
 
-    def start(status: int, body: str) -> str:
+    def start(status: int, body: str, mute: bool = False) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if mute and "Upgrade" in self.headers:
+                    self.be_mute()
+                    return
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(body.encode())
+
+            def be_mute(self) -> None:
+                key = self.headers["Sec-WebSocket-Key"] + WEBSOCKET
+                self.send_response(101)
+                self.send_header("Upgrade", "websocket")
+                self.send_header("Connection", "Upgrade")
+                proof = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+                self.send_header("Sec-WebSocket-Accept", proof)
+                self.end_headers()
+                self.rfile.read()  # Until the client leaves.
 
             def log_message(self, format: str, *words: object) -> None:
                 pass
@@ -82,6 +106,39 @@ def test_auto_takes_that_of_the_environment(
     assert RayJobs("auto").address == address
 
 
+def test_auto_does_not_wait_for_a_cluster_of_the_environment_that_is_gone(
+    closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", closed)
+    with pytest.raises(RunError, match=rf"--submit auto: .* none: RAY_ADDRESS={closed}: .*refused"):
+        RayJobs("auto")
+
+
+def test_auto_tells_of_an_address_in_the_environment_where_another_server_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        def __init__(self, address: str) -> None:
+            # As Ray's, after most of a minute.
+            raise RayError("Timed out while waiting for GCS to become available.")
+
+    Client.__module__ = JobSubmissionClient.__module__
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Client)
+    monkeypatch.setenv("RAY_ADDRESS", serve(200, VERSION).removeprefix("http://"))
+    with pytest.raises(RunError, match=r"found none: Timed out while waiting for GCS"):
+        RayJobs("auto")
+
+
+def test_auto_takes_what_runs_here_if_the_environment_says_auto_too(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = serve(200, VERSION)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(cluster, "started_here", lambda: address)
+    assert RayJobs("auto").address == address
+
+
 def test_auto_without_a_cluster_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "started_here", lambda: None)
     with pytest.raises(RunError, match=r"--submit auto: expected the dashboard of a Ray cluster"):
@@ -120,6 +177,18 @@ def test_a_dashboard_that_falls_silent_is_unreachable(serve: Serve) -> None:
         jobs.look("a")
     with pytest.raises(Unreachable):
         jobs.tail("a", lambda piece: None)
+
+
+# Ray's client closes its session and leaves the line in it to the collector.
+@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
+def test_a_log_that_says_nothing_for_long_is_a_line_that_broke(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs, "_SILENCE", 0.1)
+    jobs = RayJobs(serve(200, VERSION, mute=True))
+    with pytest.raises(Unreachable, match=r"expected a word of the log within 0\.1 s, found none"):
+        jobs.tail("a", lambda piece: None)
+    gc.collect()
 
 
 def test_ray_without_its_jobs_api_names_the_extra() -> None:

@@ -244,6 +244,7 @@ def test_a_world_without_a_place_is_told_while_the_others_run(run: Run) -> None:
     ray.kill(other)
     assert summary.done == (0, 1, 2)
     assert "a world needs 1 CPUs and 1 GPUs on one machine, and there is" in told[0]
+    assert told[0].endswith("1 CPUs and 1 GPUs, all of it in use")
 
 
 class Other:

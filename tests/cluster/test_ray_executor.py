@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator.config import RetryConfig
 from orchestrator.driver import Driver, Summary, WorldStatus
 from orchestrator.executors import AttemptFunction
-from orchestrator.executors.cluster import machines
+from orchestrator.executors.cluster import connect, machines
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.run import Run
 from tests.cluster.machines import SMALL, joined
@@ -184,6 +185,17 @@ def test_cuda_without_gpus_is_refused(cluster: Cluster, run: Run) -> None:
     config = WorldConfig(runtime=RuntimeConfig(device="cuda"))
     with pytest.raises(RunError, match=r"runtime\.device=cuda: expected GPUs for each world"):
         RayExecutor(run.uri, config, worlds=1, gpus_per_world=0)
+
+
+def test_what_is_refused_does_not_stay_in_the_cluster(cluster: Cluster, run: Run) -> None:
+    config = WorldConfig(runtime=RuntimeConfig(device="cuda"))
+    ray.shutdown()
+    try:
+        with pytest.raises(RunError):
+            RayExecutor(run.uri, config, worlds=1, gpus_per_world=0, address=cluster.address)
+        assert not ray.is_initialized()
+    finally:
+        connect(cluster.address)
 
 
 def test_only_machines_that_are_alive_count(cluster: Cluster, big: Callable[[], Any]) -> None:

@@ -218,7 +218,10 @@ def test_the_settings_of_the_job_fit_its_workers(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(files.job_settings()))
     wanted: RunConfig = load(str(path), ["run=s3://bucket/run"])
-    worker = commands.node_types("kuberay/rayjob.yaml")["spot"]["resources"]
+    spot = commands.node_types("kuberay/rayjob.yaml")["spot"]
+    worker = spot["resources"]
+    # Else the autoscaler would hear of one world at a time.
+    assert wanted.cluster.max_parallel == spot["max_workers"] == wanted.worlds
     # Not auto: nobody knows yet what the machines will have.
     assert wanted.cluster.cpus_per_world == worker["CPU"]
     assert wanted.cluster.gpus_per_world == worker["GPU"]

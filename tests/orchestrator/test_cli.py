@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from orchestrator import api, display
 from orchestrator.cli import arguments, main
@@ -433,6 +435,27 @@ def test_doctor_reports_each_thing_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert set(levels.values()) <= {"ok", "warn"}
     assert {"python", "torch", "ray", "cpus", "memory", "bf16", "gpus", "storage"} <= set(levels)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_the_cluster_that_a_run_would_join_and_none_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> str:
+        lines = manyworlds("doctor", str(tmp_path)).out.splitlines()
+        return next(line for line in lines if "ray cluster" in line)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Where `ray start` leaves word.
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert f"{address}, which runs on this machine already" in found()
+    assert "one is started on this machine" in found()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert "one is started on this machine" in found()
 
 
 def test_doctor_says_where_storage_is_broken(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def test_a_choice_takes_the_machines_that_fulfil_all_of_it(choice: str, taken: b
     assert takes(selector_of(choice), LABELS) is taken
 
 
-@pytest.mark.parametrize("choice", ["", " ", "spot", "a=", "=b", "a=in()", "a=in(b", "a==b"])
+@pytest.mark.parametrize(
+    "choice", ["", " ", "spot", "a=", "=b", "a=in()", "a=in(b", "a==b", "a=!b a=!c"]
+)
 def test_what_is_no_choice_is_told(choice: str) -> None:
     assert f"found {choice!r}" in problem_of(choice)

@@ -220,6 +220,53 @@ def test_another_cluster_than_its_own_is_refused(
     assert "expected cluster.address=auto beside --submit, found local" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        ("train", "run=s3://KEY:hush@bucket/a"),
+        ("train", "data.train=s3://bucket/rows?secret_key=hush"),
+        ("train", "watch.notify=https://hooks.example.com/hush"),
+        ("resume", "s3://KEY:hush@bucket/a"),
+        ("resume", "watch.notify=https://hooks.example.com/hush"),
+        ("resume", "watch={notify: notify --key hush}"),
+    ],
+)
+def test_secrets_never_get_into_the_command_of_a_job(
+    cluster: MadeUp, words: list[str], verb: str, given: str
+) -> None:
+    begin = words if verb == "train" else [] if "=" not in given else ["/runs/a"]
+    ended = manyworlds(verb, *begin, given, "--submit", ADDRESS)
+    assert (ended.code, cluster.commands) == (2, {})
+    assert "hush" not in ended.out + ended.err
+    assert "expected env:NAME beside" in ended.err or "without credentials" in ended.err
+
+
+@pytest.mark.parametrize("verb", ["train", "resume"])
+def test_a_secret_that_the_cluster_has_in_its_environment_is_named(
+    cluster: MadeUp, words: list[str], verb: str
+) -> None:
+    given = words if verb == "train" else ["/runs/a"]
+    assert manyworlds(verb, *given, "watch.notify=env:HOOK", "--submit", ADDRESS).code == 0
+    (command,) = cluster.commands.values()
+    assert "watch.notify=env:HOOK" in shlex.split(command)
+
+
+def test_a_typo_is_told_before_anything_is_submitted(cluster: MadeUp) -> None:
+    ended = manyworlds("resume", "/runs/a", "cluster.max_paralel=4", "--submit", ADDRESS)
+    assert (ended.code, cluster.commands) == (2, {})
+    assert "did you mean cluster.max_parallel?" in ended.err
+
+
+def test_folders_in_the_settings_of_a_resumed_run_mean_those_of_here(
+    cluster: MadeUp, words: list[str], tmp_path: Path
+) -> None:
+    given = ["watch.tensorboard=curves", "cluster.max_parallel=null"]
+    assert manyworlds("resume", "runs/a", *given, "--submit", ADDRESS).code == 0
+    (command,) = cluster.commands.values()
+    folder, most = f"watch.tensorboard={tmp_path}/curves", "cluster.max_parallel=null"
+    assert shlex.split(command)[3:] == [folder, most, "cluster.address=auto"]
+
+
 @pytest.mark.parametrize("option", [["--detach"], ["--runtime-env", "env.yaml"]])
 def test_options_of_a_job_need_a_cluster(words: list[str], option: list[str]) -> None:
     ended = manyworlds("train", *words, *option)
@@ -256,7 +303,7 @@ def test_a_job_that_succeeds_ends_well(cluster: MadeUp, words: list[str]) -> Non
         (Job(name="", state="FAILED", exit_code=1), "its command ended with exit code 1"),
         (Job(name="", state="FAILED", exit_code=127), "expected the command manyworlds"),
         (Job(name="", state="FAILED", message="no pip"), "before its command began: no pip"),
-        (Job(name="", state="STOPPED"), "was stopped before its command ended"),
+        (Job(name="", state="STOPPED"), "was stopped before its command ended; the same command"),
     ],
 )
 def test_a_job_that_does_not_says_why(
@@ -277,13 +324,53 @@ def test_every_piece_of_a_log_is_written_once_though_the_line_breaks() -> None:
 
 
 def test_a_cluster_that_is_silent_for_two_minutes_is_given_up() -> None:
-    jobs = MadeUp(Job(name="a", state="RUNNING"))
+    class Silent(MadeUp):
+        def look(self, name: str) -> Job:
+            raise Unreachable(GONE)
+
+    jobs = Silent(Job(name="a", state="RUNNING"))
     jobs.tries = [([], GONE)]
     pauses: list[float] = []
     with pytest.raises(RunError, match=r"word of job a, found none for \d+ s: the line broke"):
         follow(jobs, "a", lambda piece: None, sleep=pauses.append)
     assert sum(pauses) >= 120
     assert all(before <= after <= 15 for before, after in pairwise(pauses))
+
+
+def test_a_job_whose_log_cannot_be_read_is_followed_to_its_end() -> None:
+    jobs = MadeUp(Job(name="a", state="RUNNING"))
+    jobs.tries = [([], GONE)]
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if sum(pauses) > 600:
+            jobs.there["a"] = Job(name="a", state="FAILED", exit_code=1)
+
+    assert follow(jobs, "a", lambda piece: None, sleep=sleep).exit_code == 1
+    assert 600 < sum(pauses) < 660
+
+
+def test_a_job_that_was_lost_with_its_head_is_told_at_once() -> None:
+    class Lost(MadeUp):
+        def look(self, name: str) -> Job:
+            raise RunError("the head was lost")
+
+    jobs = Lost()
+    jobs.tries = [([], GONE)]
+    pauses: list[float] = []
+    with pytest.raises(RunError, match="the head was lost"):
+        follow(jobs, "a", lambda piece: None, sleep=pauses.append)
+    assert pauses == []
+
+
+def test_the_last_words_of_a_job_are_read_though_the_line_broke_before_them() -> None:
+    jobs = MadeUp(Job(name="a", state="FAILED", exit_code=1))
+    jobs.end = Job(name="", state="FAILED", exit_code=1)
+    jobs.tries = [(["one\n"], GONE), (["one\n", "last\n"], None)]
+    pieces: list[str] = []
+    assert follow(jobs, "a", pieces.append, sleep=lambda seconds: None).exit_code == 1
+    assert pieces == ["one\n", "last\n"]
 
 
 def test_a_line_that_breaks_often_but_brings_news_is_not_given_up() -> None:
@@ -309,6 +396,20 @@ def test_a_name_that_is_taken_by_what_cannot_be_seen_is_an_error() -> None:
 
     with pytest.raises(NameTaken):
         submit(Hidden(Job(name="a", state="RUNNING")), "a", "manyworlds", {})
+
+
+@pytest.mark.parametrize("silent", ["named", "submit"])
+def test_a_cluster_that_falls_silent_before_a_job_began_says_what_to_do(
+    cluster: MadeUp, words: list[str], monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    def fail(*more: object) -> None:
+        raise Unreachable(GONE)
+
+    monkeypatch.setattr(cluster, silent, fail)
+    ended = train(words)
+    assert ended.code == 2
+    assert "expected the cluster to take a job, found no answer: the line broke" in ended.err
+    assert "the same command again" in ended.err
 
 
 def test_a_name_says_the_run_and_the_command_and_nothing_else() -> None:

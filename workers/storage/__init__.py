@@ -8,6 +8,7 @@ is tried again. What is committed is verified when it is read.
 """
 
 from workers.storage.files import Source, Storage
+from workers.storage.filesystems import refuse_credentials
 from workers.storage.formats import COMMIT, FileEntry, Manifest, from_json, is_number, to_json
 from workers.storage.paths import Checkpoint, RunPaths
 from workers.storage.retrying import Retries
@@ -23,5 +24,6 @@ __all__ = [
     "Storage",
     "from_json",
     "is_number",
+    "refuse_credentials",
     "to_json",
 ]

@@ -71,7 +71,7 @@ def resolve(uri: str, retries: Retries) -> tuple[Any, str]:
         StorageError: it means none, or holds credentials.
         StorageUnreachable: its server cannot be reached.
     """
-    _refuse_credentials(uri)
+    refuse_credentials(uri)
     asked = uri
     if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
         asked = f"{uri}{'&' if '?' in uri else '?'}{_GCS_PATIENCE}"
@@ -100,7 +100,12 @@ def remote(filesystem: Any) -> Remote:
     )
 
 
-def _refuse_credentials(uri: str) -> None:
+def refuse_credentials(uri: str) -> None:
+    """Let a path or a URI pass that holds no credentials.
+
+    Raises:
+        StorageError: it holds some.
+    """
     parts = urlsplit(uri)
     user, at, _ = parts.netloc.rpartition("@")
     # The URI ends up in states, logs and on screens. GCS has no secret in "anonymous@".

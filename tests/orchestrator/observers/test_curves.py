@@ -61,6 +61,15 @@ def test_another_folder_can_be_given(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
+def test_a_folder_of_a_resumed_run_is_the_one_of_whoever_named_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = api.train(run_config(tmp_path, "worlds=1", "watch.tensorboard=null")).run
+    monkeypatch.chdir(tmp_path)
+    api.resume(run, overrides=["watch.tensorboard=curves"])
+    assert api.status(run).config.watch.tensorboard == str(tmp_path / "curves")
+
+
 def test_no_curves_are_written_where_none_are_wanted(tmp_path: Path) -> None:
     api.train(run_config(tmp_path, "watch.tensorboard=null", "worlds=1"))
     assert not (tmp_path / "run" / "tensorboard").exists()
