@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 
 import ray
@@ -117,7 +119,11 @@ def _init(address: str, resources: Mapping[str, float]) -> None:
     else:
         more = {}
         knock(address)
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)  # type: ignore[arg-type]
+    # Ray takes the signal for itself, and would end the process with a trace of its own.
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _chosen(address: str) -> tuple[str, str]:

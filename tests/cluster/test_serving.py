@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.cluster.machines import joined
 from tests.orchestrator.builders import named_classes, run_config, trained, write
 from workers.errors import RunError
 
+ROOT = Path(__file__).parents[2]
 CLIENTS = 4
 BODY = {"texts": ["thing1", "thing7"], "k": 3}
 
@@ -132,6 +134,28 @@ def test_a_cluster_serves_once_at_a_time_and_again_where_it_listens(tmp_path: Pa
         with pytest.raises(RunError, match="Prefix / is being used by application"):
             serve.serving(config, nodes.address).__enter__()
         assert httpx2.get(f"http://127.0.0.1:{config.port}/").status_code == 200
+
+
+def test_a_service_that_is_told_to_end_leaves_in_good_order(tmp_path: Path) -> None:
+    run = str(trained(run_config(tmp_path, "worlds=1")))
+    words = [sys.executable, "-m", "orchestrator.cli", "serve", run, "cluster=local"]
+    process = subprocess.Popen(
+        [*words, f"port={free_port()}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert any(line.startswith("Ctrl-C") for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
 def test_more_requests_than_may_wait_are_refused(tmp_path: Path) -> None:
