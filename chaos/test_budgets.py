@@ -73,8 +73,10 @@ def test_a_world_whose_loss_is_no_number(
 def test_a_world_that_runs_out_of_memory(
     machines: Machines, source: Source, tmp_path: Path, record_property: Any
 ) -> None:
-    # So many weights that the memory for their copy is asked of the system.
-    config = source.config(tmp_path / "run", "merge.min_worlds=2", "features.dimension=200000")
+    # So many weights that the memory for their copy is asked of the system, a second after the
+    # first report: what the process has and does not use would hold a smaller one.
+    settings = "merge.min_worlds=2", "features.dimension=800000", "runtime.checkpoint_steps=100"
+    config = source.config(tmp_path / "run", *settings)
     look = Look(tmp_path / "run")
     with Training(config) as training:
         victim = wait_for("world 1 to train", lambda: look.running(1, step=5))
