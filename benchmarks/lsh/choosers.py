@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from workers.hashing import GOLDEN, mix64_jit
 from workers.jit import kernel
 from workers.kernels.losses import is_new
 from workers.kernels.numbers import Floats, Ids, Offsets
@@ -19,6 +20,7 @@ from workers.lsh.layer import Vectors, Work
 
 _SHIFT = np.uint32(20)
 """What is left of 32 bits tells numbers apart by sign, exponent and three bits more."""
+_GOLDEN, _ONE, _S31, _S33 = np.uint64(GOLDEN), np.uint64(1), np.uint64(31), np.uint64(33)
 
 
 @kernel
@@ -43,7 +45,7 @@ def _least_of_highest(line: Any, count: Any) -> Any:
 
 @kernel
 def take_highest(scores: Floats, offsets: Offsets, own: Ids, ids: Ids, counts: Ids) -> None:
-    """Write each row's own neurons, ascending, and then the highest others, the highest first.
+    """Write each row's own neurons, ascending, and then the highest others, ascending.
 
     Args:
         scores: (n, width) float32; overwritten.
@@ -60,7 +62,7 @@ def take_highest(scores: Floats, offsets: Offsets, own: Ids, ids: Ids, counts: I
                 found[at] = own[position]
                 line[own[position]] = nothing
                 at += 1
-        room, first = counts[row] - at, at
+        room = counts[row] - at
         counts[row] = max(counts[row], at)
         if room <= 0:
             continue
@@ -72,12 +74,53 @@ def take_highest(scores: Floats, offsets: Offsets, own: Ids, ids: Ids, counts: I
                 ties -= int(tie)
                 found[at] = neuron
                 at += 1
-        others = found[first:at].copy()
-        found[first:at] = others[np.argsort(-line[others])]
+
+
+@kernel
+def take_at_random(
+    width: int, offsets: Offsets, own: Ids, seed: np.uint64, ids: Ids, counts: Ids
+) -> None:
+    """Write each row's own neurons, ascending, and then others at random, ascending.
+
+    By selection sampling (Knuth, TAOCP 2, section 3.4.2, algorithm S).
+
+    Args:
+        width: how many neurons there are.
+        offsets: as for `take_highest`.
+        own: likewise.
+        seed: of what is random.
+        ids: as for `take_highest`.
+        counts: likewise.
+    """
+    is_own = np.zeros(width, np.bool_)
+    state = seed
+    for row in range(len(offsets) - 1):
+        found, at = ids[row], 0
+        for position in range(offsets[row], offsets[row + 1]):
+            if is_new(own, offsets[row], position):
+                found[at] = own[position]
+                is_own[own[position]] = True
+                at += 1
+        left, room = np.uint64(width - at), np.int64(counts[row] - at)
+        counts[row] = max(counts[row], at)
+        for neuron in range(width):
+            if room <= 0:
+                break
+            if is_own[neuron]:
+                continue
+            state += _GOLDEN
+            drawn = np.int64(((mix64_jit(state) >> _S33) * left) >> _S31)
+            found[at] = neuron
+            taken = int(drawn < room)
+            at += taken
+            room -= taken
+            left -= _ONE
+        for position in range(offsets[row], offsets[row + 1]):
+            is_own[own[position]] = False
 
 
 class Compared(Chooser, ABC):
-    """A choice by scores: those neurons are active that have the highest, and a row's own."""
+    """A choice for each row by itself: what it has active in any case, and others."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -106,31 +149,54 @@ class Compared(Chooser, ABC):
     ) -> int:
         """See `Chooser.choose`."""
         start, stop = span
-        rng = np.random.default_rng((self._seed, self._step, layer, start))
-        scores = self.scores(layer, inputs, chosen.width, rng)
-        counts = self.counts(wanted, chosen.width, stop - start, rng)
         offsets, labels = own
-        chosen.counts[start:stop] = counts
-        take_highest(
-            scores, offsets[start : stop + 1], labels, chosen.ids[start:], chosen.counts[start:]
-        )
+        rng = np.random.default_rng((self._seed, self._step, layer, start))
+        chosen.counts[start:stop] = self.counts(wanted, chosen.width, stop - start, rng)
+        mine = offsets[start : stop + 1], labels
+        found = chosen.ids[start:], chosen.counts[start:]
+        self.take(layer, inputs, chosen.width, mine, rng, found)
         return 0
-
-    @abstractmethod
-    def scores(self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator) -> Floats:
-        """Return what the neurons of some rows are chosen by, (rows, width) float32."""
 
     def counts(self, wanted: int, width: int, rows: int, rng: np.random.Generator) -> Offsets:
         """Return how many neurons of each row are active."""
         return np.full(rows, wanted)
 
+    @abstractmethod
+    def take(
+        self,
+        layer: int,
+        inputs: Vectors,
+        width: int,
+        own: tuple[Offsets, Ids],
+        rng: np.random.Generator,
+        found: tuple[Ids, Ids],
+    ) -> None:
+        """Write ids of some rows, as many as their counts say, or their own if these are more.
+
+        Args:
+            layer: 0 for the input layer.
+            inputs: of these rows.
+            width: of the layer.
+            own: (n + 1,) offsets, and the neurons that each has active in any case.
+            rng: for what is random.
+            found: ids and counts, these rows' first.
+        """
+
 
 class AtRandom(Compared):
     """Chooses as many neurons at random."""
 
-    def scores(self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator) -> Floats:
-        """See `Compared.scores`."""
-        return rng.random((len(inputs.counts), width), dtype=np.float32)
+    def take(
+        self,
+        layer: int,
+        inputs: Vectors,
+        width: int,
+        own: tuple[Offsets, Ids],
+        rng: np.random.Generator,
+        found: tuple[Ids, Ids],
+    ) -> None:
+        """See `Compared.take`."""
+        take_at_random(width, *own, rng.integers(1 << 64, dtype=np.uint64), *found)
 
 
 class Dropout(AtRandom):
@@ -161,8 +227,20 @@ class Winners(Compared):
         super().__init__(0)
         self._parameters = parameters
 
-    def scores(self, layer: int, inputs: Vectors, width: int, rng: np.random.Generator) -> Floats:
-        """See `Compared.scores`."""
+    def take(
+        self,
+        layer: int,
+        inputs: Vectors,
+        width: int,
+        own: tuple[Offsets, Ids],
+        rng: np.random.Generator,
+        found: tuple[Ids, Ids],
+    ) -> None:
+        """See `Compared.take`."""
+        take_highest(self._scores(layer, inputs), *own, *found)
+
+    def _scores(self, layer: int, inputs: Vectors) -> Floats:
+        """Return the activations of all neurons for some rows, before they are rectified."""
         rows, ends = np.arange(len(inputs.counts)), np.cumsum(inputs.counts)
         owners = np.repeat(rows, inputs.counts)
         places = np.arange(len(owners)) + np.repeat(

@@ -13,18 +13,19 @@ import pyarrow.dataset as ds
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.kept import Found
 from benchmarks.lsh.choosers import AtRandom, Dropout, Winners
+from benchmarks.lsh.masked import MaskedSteps
 from benchmarks.pace import seconds_a_step
 from orchestrator.ensemble.combiners import combiner
 from orchestrator.ensemble.lookup import BucketLookup
 from orchestrator.ensemble.retrieval import full
 from workers.batch import Batch
-from workers.classifier import BucketPredictor
+from workers.classifier import BucketPredictor, choose_bf16
 from workers.config import WorldConfig
 from workers.features import Featurizer
 from workers.kernels.active import Tally
 from workers.kernels.steps import Steps
 from workers.lsh.chooser import Chooser
-from workers.lsh.network import hashed_steps, kept_neurons, layers_of
+from workers.lsh.network import hash_chooser, hashed_steps, kept_neurons, layers_of
 from workers.lsh.shared import SharedSteps
 from workers.lsh.steps import ActiveSteps
 from workers.threads import Pool
@@ -32,6 +33,8 @@ from workers.world import World
 
 ROWS = 1024
 """Test rows that are asked together."""
+MASKED = 0.1
+"""Share from which on buckets that hash tables name are left out of products of whole matrices."""
 COUNTED = 3
 """Steps of a dense world whose operations are counted."""
 
@@ -53,34 +56,52 @@ def trained(config: WorldConfig, system: str, index: int, pool: Pool) -> tuple[W
     world.train()
     found: Found = {"seconds": round(time.perf_counter() - began, 2), "steps": world.step}
     world.close()
-    if isinstance(steps, ActiveSteps | SharedSteps):
+    if isinstance(steps, ActiveSteps | SharedSteps | MaskedSteps):
         found["operations"] = told(steps.tally)
     return world, found
 
 
 def steps_of(world: World, system: str, pool: Pool) -> Steps | None:
     """Return what computes a world's steps; None: what it has, which is dense."""
-    config, parameters = world.config, world.parameters
-    share = config.model.active
+    config, parameters, state = world.config, world.parameters, world.optimizer_state
+    share, sizes = config.model.active, layers_of(config)
     if share == 1:
         return None
-    if system == "hashing":
-        bf16 = world.classifier.bf16
-        return hashed_steps(config, parameters, world.optimizer_state, bf16=bf16, pool=pool)
-    layers = layers_of(config)
-    wanted = [layer.active for layer in layers]
-    chooser: Chooser = AtRandom(config.seed)
-    if system == "winners":
-        chooser = Winners(parameters)
-    elif system == "dropout":
-        chooser = Dropout(config.seed, share)
+    by_masks = [layer.hashed for layer in sizes] == [False, True]
+    if system == "hashing" and (share < MASKED or not by_masks):
+        return hashed_steps(config, parameters, state, bf16=world.classifier.bf16, pool=pool)
+    wanted, chooser = [layer.active for layer in sizes], chooser_of(world, system, pool)
+    if system == "dropout":
         # Room for five standard deviations more than the mean.
         room = [n + int(5 * (n * (1 - share)) ** 0.5) + 1 for n in wanted]
         wanted = [
             min(most, layer.width - 1) if layer.hashed else layer.width
-            for most, layer in zip(room, layers, strict=True)
+            for most, layer in zip(room, sizes, strict=True)
         ]
-    return active_steps(world, wanted, chooser, pool)
+    if not by_masks:
+        return active_steps(world, wanted, chooser, pool)
+    return MaskedSteps(
+        parameters,
+        state,
+        loss=config.model.loss,
+        relu=config.model.activation == "relu",
+        bf16=choose_bf16(config.training.precision, "cpu"),
+        wanted=wanted[-1],
+        chooser=chooser,
+        pool=pool,
+    )
+
+
+def chooser_of(world: World, system: str, pool: Pool) -> Chooser:
+    """Return what chooses the active neurons of a world."""
+    config, parameters = world.config, world.parameters
+    if system == "hashing":
+        return hash_chooser(config, parameters, world.optimizer_state, pool)
+    if system == "winners":
+        return Winners(parameters)
+    if system == "dropout":
+        return Dropout(config.seed, config.model.active)
+    return AtRandom(config.seed)
 
 
 def active_steps(world: World, wanted: list[int], chooser: Chooser, pool: Pool) -> ActiveSteps:

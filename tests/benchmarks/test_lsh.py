@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,23 @@ import torch
 from benchmarks.lsh.accuracy import SETS, Unit
 from benchmarks.lsh.choosers import AtRandom, Compared, Dropout, Winners
 from benchmarks.lsh.images import SIDE, convex, is_convex, rectangles
+from benchmarks.lsh.masked import MaskedSteps
 from benchmarks.lsh.products import Way
 from benchmarks.lsh.report import Units, table
-from tests.workers.networks import network
+from tests.workers.builders import copies
+from tests.workers.networks import (
+    INPUT_RATE,
+    RATE,
+    batch_of,
+    difference,
+    examples_of,
+    network,
+)
+from workers.kernels.steps import first_state
 from workers.lsh.active import Active
 from workers.lsh.layer import Vectors
+from workers.lsh.steps import ActiveSteps
+from workers.threads import Pool
 
 ROWS, WIDTH, WANTED = 40, 30, 6
 
@@ -116,3 +130,33 @@ def test_a_table_is_made_of_what_is_there() -> None:
     assert "| digits | 0.05 | 4.0 | 6.0 | 20.0 |" in lines
     assert any("2,000 (1.5)" in line for line in lines)
     assert any(line.startswith("| own |") and "5,000" in line for line in lines)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_masked_steps_equal_those_of_active_sets(loss: str) -> None:
+    config, weights = network(hidden=(8,), buckets=60, loss=loss, activation="linear")
+    rng = np.random.default_rng(0)
+    rates: dict[str, Any] = {"input_rate": INPUT_RATE, "rate": RATE}
+    how: dict[str, Any] = {"loss": loss, "relu": False}
+    both = copies(weights), copies(weights)
+    states = [first_state(mine) for mine in both]
+    for state in states:
+        state["layer.0.touches"] = torch.zeros(60, dtype=torch.int32)
+    with Pool(2) as pool:
+        some = ActiveSteps(
+            both[0], states[0], wanted=[8, 5], chooser=Winners(both[0]), pool=pool, **how
+        )
+        masked = MaskedSteps(
+            both[1], states[1], wanted=5, chooser=Winners(both[1]), bf16=False, pool=pool, **how
+        )
+        # The last batch is a smaller one.
+        for step, rows in enumerate((7, 9, 3), 1):
+            examples = examples_of(batch_of(rng, rows, config), config)
+            expected = some.train(examples, step=step, **rates)
+            assert masked.train(examples, step=step, **rates) == pytest.approx(expected, rel=1e-5)
+            assert masked.tally.tolist() == some.tally.tolist()
+    # Not all buckets were active in all steps.
+    touches = [state["layer.0.touches"] for state in states]
+    assert touches[0].min() < touches[0].max()
+    assert torch.equal(*touches)
+    assert difference(*both, weights) < 1e-3

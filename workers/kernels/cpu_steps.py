@@ -11,7 +11,7 @@ from workers.kernels import cpu
 from workers.kernels.adam import unbiased
 from workers.kernels.cpu_forward import ROWS, CpuForward, Scratch, bits
 from workers.kernels.losses import bce_gradient, softmax_gradient
-from workers.kernels.numbers import Floats
+from workers.kernels.numbers import Floats, Ids
 from workers.kernels.steps import Examples, Tensors
 from workers.threads import Pool, Task, spans
 
@@ -73,7 +73,8 @@ class CpuSteps(CpuForward):
             lambda a, b: self._there_and_back(a, b, examples, activations, deltas, losses),
             spans(len(examples), ROWS),
         )
-        steps = [unbiased(rate, np.full(len(bias), step - 1, np.int32)) for bias in self._biases]
+        before = (self._steps_before(layer, step) for layer in range(self._layers + 1))
+        steps = [unbiased(rate, made) for made in before]
         self._pool.run_tasks(
             [
                 # The long tasks first, so that none of them is what all wait for.
@@ -82,6 +83,10 @@ class CpuSteps(CpuForward):
             ]
         )
         return float(np.dot(losses.astype(np.float64), examples.scale.astype(np.float64)))
+
+    def _steps_before(self, layer: int, step: int) -> Ids:
+        """Return how many steps each neuron of a layer made before this one."""
+        return np.full(len(self._biases[layer]), step - 1, np.int32)
 
     def _there_and_back(
         self,

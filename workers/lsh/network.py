@@ -135,28 +135,43 @@ def table_steps(config: WorldConfig, model: Tensors, pool: Pool) -> ActiveSteps:
     return steps
 
 
+def hash_chooser(
+    config: WorldConfig, parameters: Tensors, state: Tensors, pool: Pool
+) -> HashChooser:
+    """Return what chooses the active neurons of a world's hashed layers.
+
+    Args:
+        config: of the world.
+        parameters: float32 on the CPU.
+        state: the optimiser's, and `first_codes` or what became of them.
+        pool: threads.
+    """
+    layers = {}
+    for number, layer in enumerate(layers_of(config)):
+        if layer.hashed:
+            neurons = _neurons(layer.name, parameters, state)
+            codes = state[f"{layer.name}.codes"].numpy().view(np.uint16)
+            seed = derive_seed(config.seed, "lsh", number)
+            common = state[f"{layer.name}.offset"].numpy(), state[f"{layer.name}.centre"].numpy()
+            layers[number] = HashedLayer(neurons, config.model.lsh, seed, codes, *common, pool)
+    return HashChooser(layers, config.model.lsh, config.seed)
+
+
 def hashed_steps(
     config: WorldConfig, parameters: Tensors, state: Tensors, *, bf16: bool, pool: Pool
 ) -> ActiveSteps | SharedSteps:
     """Return what trains the network of a world that hashes.
 
     Args:
-        config: of the world.
-        parameters: float32 on the CPU.
-        state: the optimiser's, and `first_codes` or what became of them.
+        config: as for `hash_chooser`.
+        parameters: likewise.
+        state: likewise.
         bf16: whether products are taken in bf16, where the rows of a batch share their buckets.
-        pool: threads.
+        pool: likewise.
     """
-    sizes, layers = layers_of(config), {}
-    for number, (name, *_) in enumerate(sizes):
-        if sizes[number].hashed:
-            neurons = _neurons(name, parameters, state)
-            codes = state[f"{name}.codes"].numpy().view(np.uint16)
-            seed = derive_seed(config.seed, "lsh", number)
-            common = state[f"{name}.offset"].numpy(), state[f"{name}.centre"].numpy()
-            layers[number] = HashedLayer(neurons, config.model.lsh, seed, codes, *common, pool)
+    sizes = layers_of(config)
     loss, relu = config.model.loss, config.model.activation == "relu"
-    chooser = HashChooser(layers, config.model.lsh, config.seed)
+    chooser = hash_chooser(config, parameters, state, pool)
     if config.model.lsh.shared:
         return SharedSteps(
             parameters,
