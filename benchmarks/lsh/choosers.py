@@ -221,11 +221,23 @@ class Winners(Compared):
 
     Args:
         parameters: of the network.
+        bf16: whether products are taken in bf16.
     """
 
-    def __init__(self, parameters: Tensors) -> None:
+    def __init__(self, parameters: Tensors, *, bf16: bool = False) -> None:
         super().__init__(0)
         self._parameters = parameters
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._products: Tensors = {}
+
+    def begin(self, step: int) -> Work:
+        """See `Chooser.begin`."""
+        self._products = {
+            name: parameter.to(self._dtype)
+            for name, parameter in self._parameters.items()
+            if name.startswith("layer.") and name.endswith(".weight")
+        }
+        return super().begin(step)
 
     def take(
         self,
@@ -257,10 +269,11 @@ class Winners(Compared):
             )
             return (sums + self._parameters["input.bias"]).numpy()
         name = f"layer.{layer - 1}"
-        weight = self._parameters[f"{name}.weight"]
+        weight = self._products[f"{name}.weight"]
         x = torch.zeros(len(rows), weight.shape[1])
         x[owners, ids] = values
-        return (x @ weight.T + self._parameters[f"{name}.bias"]).numpy()
+        products = (x.to(self._dtype) @ weight.T).float()
+        return products.add_(self._parameters[f"{name}.bias"]).numpy()
 
 
 CHOOSERS = ("hashing", "random", "winners", "dropout")

@@ -70,7 +70,8 @@ def steps_of(world: World, system: str, pool: Pool) -> Steps | None:
     by_masks = [layer.hashed for layer in sizes] == [False, True]
     if system == "hashing" and (share < MASKED or not by_masks):
         return hashed_steps(config, parameters, state, bf16=world.classifier.bf16, pool=pool)
-    wanted, chooser = [layer.active for layer in sizes], chooser_of(world, system, pool)
+    bf16 = by_masks and choose_bf16(config.training.precision, "cpu")
+    wanted, chooser = [layer.active for layer in sizes], chooser_of(world, system, bf16, pool)
     if system == "dropout":
         # Room for five standard deviations more than the mean.
         room = [n + int(5 * (n * (1 - share)) ** 0.5) + 1 for n in wanted]
@@ -85,20 +86,20 @@ def steps_of(world: World, system: str, pool: Pool) -> Steps | None:
         state,
         loss=config.model.loss,
         relu=config.model.activation == "relu",
-        bf16=choose_bf16(config.training.precision, "cpu"),
+        bf16=bf16,
         wanted=wanted[-1],
         chooser=chooser,
         pool=pool,
     )
 
 
-def chooser_of(world: World, system: str, pool: Pool) -> Chooser:
-    """Return what chooses the active neurons of a world."""
+def chooser_of(world: World, system: str, bf16: bool, pool: Pool) -> Chooser:
+    """Return what chooses the active neurons of a world, by products in bf16 if by any."""
     config, parameters = world.config, world.parameters
     if system == "hashing":
         return hash_chooser(config, parameters, world.optimizer_state, pool)
     if system == "winners":
-        return Winners(parameters)
+        return Winners(parameters, bf16=bf16)
     if system == "dropout":
         return Dropout(config.seed, config.model.active)
     return AtRandom(config.seed)
