@@ -40,7 +40,9 @@ _BIBTEX = Job(
 )
 """A quarter of its classes, and enough steps for so few rows."""
 TIES = "P@1, ties shared"
+"""See `ties_shared`."""
 METRICS = ("P@1", TIES, "R@10")
+"""Columns of the table, and what is kept of each training."""
 _TIED = 64
 """Classes that may tie for the first place: all that share their buckets in every world."""
 _ROWS = 1_000 if QUICK else 1 << 40
@@ -203,7 +205,9 @@ def quality_table() -> list[str]:
         " training rows have, a set may have more. Ties go to the lower id, and two worlds of 40"
         " buckets leave many on bibtex: the names of its XMC file, which are numbers, put other"
         " classes first. Where ties are shared, all classes that score best have an equal part of"
-        " the first place. The last column is how far the means are from the set's own, in standard"
+        " the first place. Partitions follow from the seed and from ids: on bibtex the set itself"
+        " and CSV have the same ones, and seeds that are bad for both; XMC has others."
+        " The last column is how far the means are from the set's own, in standard"
         " errors of the difference: of P@1, with ties shared where that was measured, or of R@10,"
         " whichever is farther. Shards that are the same to the last byte are trained on once.",
         "",
