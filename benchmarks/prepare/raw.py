@@ -4,8 +4,8 @@
   spaces.
 - JSON lines: class names and features in lists.
 - XMC: class ids and feature ids alone. Text becomes the n-grams that a world would make of it, by
-  hashes of 59 bits, with how often each is in the row: what the model sees is the same, folded by
-  other hashes.
+  hashes of 59 bits, with the value that a world would give them, 1 + ln(count): what the model sees
+  is the same, folded by other hashes.
 - Parquet: as it is.
 """
 
@@ -82,17 +82,20 @@ def _write_xmc(path: Path, chosen: BenchmarkSet, table: pa.Table) -> None:
     with path.open("w", encoding="ascii") as file:
         file.write(f"{table.num_rows} 0 {chosen.classes}\n")
         for labels, found in zip(table[chosen.labels].to_pylist(), features, strict=True):
-            pairs = (f"{number}:{value:g}" for number, value in found)
+            pairs = (f"{number}:{value:.9g}" for number, value in found)
             file.write(f"{','.join(map(str, labels))} {' '.join(pairs)}\n")
 
 
 def ngrams(texts: pa.ChunkedArray) -> list[list[tuple[int, float]]]:
-    """Return the n-grams of each text by hash, with how often they are in it."""
+    """Return the n-grams of each text by hash, and their values; see `workers.features.fold`."""
     config = FeaturesConfig()
     offsets, hashes = text_ngrams(texts, words=config.word_ngrams, chars=config.char_ngrams)
     rows = np.split(hashes >> _SHIFT, offsets[1:-1])
     counted = (np.unique(row, return_counts=True) for row in rows)
-    return [list(zip(ids.tolist(), counts.tolist(), strict=True)) for ids, counts in counted]
+    return [
+        list(zip(ids.tolist(), (1 + np.log(counts)).astype(np.float32).tolist(), strict=True))
+        for ids, counts in counted
+    ]
 
 
 def _features(chosen: BenchmarkSet, table: pa.Table) -> list[list[tuple[int, float]]]:

@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks.datasets import BenchmarkSet
 from benchmarks.prepare.clicks import write_clicks
-from benchmarks.prepare.quality import ties_shared
 from benchmarks.prepare.raw import KINDS, config_of, ngrams, write_raw
 from orchestrator.prepare import prepare
+from workers.config import DataConfig, FeaturesConfig
+from workers.features import Featurizer
 
 TEXTS = ['a "quoted" word', "two,\tcommas", "größer, größer", "a b a b", "last"]
 
@@ -90,11 +91,25 @@ def test_texts_as_features_have_all_of_their_ngrams(chosen: BenchmarkSet, tmp_pa
     assert sum(expected[3].values()) > len(expected[3])
 
 
-def test_classes_that_score_best_share_the_first_place() -> None:
-    ids = np.array([[3, 1, 2], [0, 1, 4], [2, 0, 1], [5, 4, 3]])
-    scores = np.array([[2, 1, 1], [2, 2, 1], [1, 1, 1], [3, 3, 3]], np.float32)
-    lists = pa.chunked_array([[[3, 1], [1], [4]], [[3, 5]]])
-    assert ties_shared(ids, scores, lists) == pytest.approx((1 + 1 / 2 + 0 + 2 / 3) / 4)
+def test_texts_as_features_are_what_a_world_makes_of_them() -> None:
+    pairs = ngrams(pa.chunked_array([TEXTS]))
+    table = pa.table(
+        {
+            "text": TEXTS,
+            "indices": [[number for number, _ in row] for row in pairs],
+            "values": pa.array([[value for _, value in row] for row in pairs]),
+        }
+    )
+    # So wide that no two of them fall together.
+    features = FeaturesConfig(dimension=1 << 30)
+    sources = DataConfig(text=("text",)), DataConfig(indices="indices", values="values")
+    found = [Featurizer(data, features, 0, 0).batch(table, labels=False) for data in sources]
+    for row in range(len(TEXTS)):
+        texts, numbers = (
+            np.sort(each.feature_values[each.feature_offsets[row] : each.feature_offsets[row + 1]])
+            for each in found
+        )
+        assert numbers == pytest.approx(texts, rel=1e-5)
 
 
 @pytest.mark.parametrize("rows", [10, 1000])
