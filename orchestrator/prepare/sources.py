@@ -5,6 +5,7 @@ What is compressed by gzip can be read from its beginning only, so it is unpacke
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import itertools
 import shutil
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.prepare.config import PACKED, SUFFIXES, UNPACKED, Format, PrepareConfig
-from orchestrator.prepare.cutting import Look, Piece, cut, first_line, look_through
+from orchestrator.prepare.cutting import Look, Piece, cut, first_line, look_through, plain
 from orchestrator.prepare.delimited import DELIMITERS, column_names, read_delimited
 from orchestrator.prepare.jsonl import read_jsonl
 from orchestrator.prepare.rows import Sifted, aside, sift
@@ -30,6 +31,8 @@ from workers.storage import Storage
 
 _PIECES = 16
 """Of a file that are looked for together."""
+_MARK = codecs.BOM_UTF8
+"""What some programs begin a file with."""
 
 
 class Source:
@@ -98,7 +101,7 @@ class Source:
         """Return where a file may be cut, as far as a part of it tells."""
         with self._open(span.file) as opened:
             if self.format == "parquet":
-                return Look(0, self._group_ends(opened), [])
+                return plain(self._group_ends(opened))
             return look_through(opened, span, self.config.piece_bytes, quoted=self.format == "csv")
 
     def pieces(self, looks: Iterable[Look] | None = None) -> list[Piece]:
@@ -111,7 +114,7 @@ class Source:
         found: list[Piece] = []
         for file, parts in itertools.groupby(told, lambda each: each[0].file):
             its = [look for _, look in parts]
-            size = max(its[0].even, default=0) if self.format == "parquet" else self.sizes[file]
+            size = max(its[0].cuts[0], default=0) if self.format == "parquet" else self.sizes[file]
             found += cut(file, size, its)
         return found
 
@@ -128,8 +131,11 @@ class Source:
             opened.seek(piece.start)
             text = opened.read(piece.stop - piece.start)
         where, config = self._found.path(piece.file), self.config
-        if piece.start == 0 and not config.columns:
-            text = text[len(first) :]
+        first = first.removeprefix(_MARK)
+        if piece.start == 0:
+            text = text.removeprefix(_MARK)
+            if not config.columns:
+                text = text[len(first) :]
         if self.format == "xmc":
             lines = read_lines(text)
             return self._sifted(lines.table, piece, "no labels and features", lines.wrong)

@@ -46,9 +46,7 @@ _DROPPED = -1
 """In place of a class that is left out."""
 
 
-_LOOK = pa.schema(
-    [("quotes", pa.int64()), ("even", pa.list_(pa.int64())), ("odd", pa.list_(pa.int64()))]
-)
+_LOOK = pa.schema([("after", pa.list_(pa.int64())), ("cuts", pa.list_(pa.list_(pa.int64())))])
 
 
 class Stages:
