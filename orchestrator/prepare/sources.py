@@ -23,6 +23,7 @@ from orchestrator.prepare.config import PACKED, SUFFIXES, UNPACKED, Format, Prep
 from orchestrator.prepare.cutting import Look, Piece, cut, first_line, look_through, plain
 from orchestrator.prepare.delimited import DELIMITERS, column_names, read_delimited
 from orchestrator.prepare.jsonl import read_jsonl
+from orchestrator.prepare.parquet import read_columns
 from orchestrator.prepare.rows import Sifted, aside, sift
 from orchestrator.prepare.xmc import INDICES, LABELS, VALUES, read_lines
 from workers.errors import ConfigError, DataError
@@ -187,7 +188,8 @@ class Source:
                 )
             groups = list(range(piece.start, piece.stop))
             table = opened.read_row_groups(groups, self.config.inputs(), use_threads=False)
-        return sift(table, self.config, self._found.path(piece.file))
+        where = self._found.path(piece.file)
+        return self._join(piece, *read_columns(table, self.config, where))
 
     def _sifted(self, table: pa.Table, piece: Piece, reason: str, wrong: list[str]) -> Sifted:
         bad = aside(self._found.path(piece.file), [reason] * len(wrong), wrong)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.prepare import PrepareConfig, Source
+from workers.errors import DataError
 
 
 def source_of(path: Path, **changes: Any) -> Source:
@@ -80,3 +84,115 @@ def test_a_quote_that_does_not_end_takes_no_other_rows_along(tmp_path: Path) -> 
     assert aside == [("a quote that does not end", '"b,2')]
     # Cut anywhere, the same.
     assert read(source_of(path, piece_bytes=30)) == (rows, aside)
+
+
+def test_bytes_that_are_no_text_are_set_aside_whatever_holds_them(tmp_path: Path) -> None:
+    lines = [b'{"q": "a\xe9", "c": ["x"]}', b'{"q": "b", "c": ["y"]}', b'{"q": "c", "c": ["\xe9"]}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows, aside = read(source_of(tmp_path / "a.jsonl"))
+    assert ([row["q"] for row in rows], len(aside)) == (["b"], 2)
+    for kind in (pa.binary(), pa.large_binary()):
+        table = pa.table(
+            {
+                "q": pa.array([b"a\xe9", b"b", b"c", None], kind),
+                "c": pa.array([[b"x"], [b"y"], [b"x", b"\xe9"], [b"x"]], pa.list_(kind)),
+            }
+        )
+        pq.write_table(table, tmp_path / "a.parquet")
+        rows, aside = read(source_of(tmp_path / "a.parquet"))
+        assert [(row["q"], row["names"]) for row in rows] == [("b", ["y"])]
+        assert [reason for reason, _ in aside] == ["not in utf-8", "not in utf-8", "no text"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "expected"),
+    [
+        ({}, "q", "column 'q' of texts or numbers, found list<"),
+        ({}, "c", "column 'c' of class names or lists of them, found struct<"),
+        ({"weight": "w"}, "w", "column 'w' of numbers, found list<"),
+        ({"indices": "i"}, "i", "column 'i' of lists of whole numbers, found int64"),
+        ({"indices": "j", "values": "i"}, "i", "column 'i' of lists of numbers, found int64"),
+    ],
+)
+def test_a_parquet_column_of_a_type_that_fits_not_is_told(
+    tmp_path: Path, changes: dict[str, str], kind: str, expected: str
+) -> None:
+    columns = {"q": ["a"], "c": ["x"], "w": [1.0], "i": [1], "j": [[1]]}
+    columns |= {"q": [["a"]]} if kind == "q" else {}
+    columns |= {"c": [{"x": 1}]} if kind == "c" else {}
+    columns |= {"w": [[1.0]]} if kind == "w" else {}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"a\.parquet: expected a {expected}"):
+        read(source_of(tmp_path / "a.parquet", **changes))
+
+
+@pytest.mark.parametrize(
+    "lists", [[[1.5], [2.0, 3.0], [None]], [["1.5"], ["2", "3"], ["x"]], [[2**70], [2, 3], [-0.5]]]
+)
+def test_lists_that_hold_no_indices_are_set_aside(tmp_path: Path, lists: list[Any]) -> None:
+    lines = [json.dumps({"i": item, "c": "x"}) for item in lists]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    paths = [tmp_path / "a.jsonl"]
+    if lists[0] != [2**70]:
+        pq.write_table(pa.table({"i": lists, "c": ["x"] * 3}), tmp_path / "a.parquet")
+        paths.append(tmp_path / "a.parquet")
+    for path in paths:
+        rows, aside = read(source_of(path, text=(), indices="i"))
+        assert [row["i"] for row in rows] == [[2, 3]]
+        assert len(aside) == 2
+
+
+def test_missing_lists_beside_texts_are_empty_ones(tmp_path: Path) -> None:
+    table = pa.table({"q": ["a", "b"], "c": ["x", "y"], "i": [None, [1]], "v": [None, [0.5]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, aside = read(source_of(tmp_path / "a.parquet", indices="i", values="v"))
+    assert [(row["i"], row["v"]) for row in rows] == [([], []), ([1], [0.5])]
+    assert aside == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"q": ["a"], "c": "x", "w": 1}',
+        '{"q": {"a": 1}, "c": "x", "w": 1}',
+        '{"q": "a", "c": [["x"]], "w": 1}',
+        '{"q": "a", "c": {"x": 1}, "w": 1}',
+        '{"q": "a", "c": "x", "w": [1]}',
+    ],
+)
+def test_a_json_field_of_a_type_that_fits_not_is_set_aside(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{line}\n{line}\n")
+    rows, aside = read(source_of(tmp_path / "a.jsonl", weight="w"))
+    assert (rows, [reason for reason, _ in aside]) == ([], ["no JSON object with these fields"] * 2)
+
+
+def test_json_lines_are_read_alike_beside_any_others(tmp_path: Path) -> None:
+    lines = ['{"i": "3 12", "v": "1 2.5", "c": ["x", null, 7]}', '{"i": "4", "v": "1", "c": ["y"]}']
+    found = []
+    for others in ([], ["[1]"]):
+        (tmp_path / "a.jsonl").write_text("\n".join([*lines, *others]))
+        source = source_of(tmp_path / "a.jsonl", text=(), indices="i", values="v")
+        found.append(read(source)[0])
+    assert found[0] == found[1]
+    assert [(row["i"], row["v"], row["names"]) for row in found[0]] == [
+        ([3, 12], [1.0, 2.5], ["x", "7"]),
+        ([4], [1.0], ["y"]),
+    ]
+
+
+def test_numbers_name_classes_only_where_they_are_numbers(tmp_path: Path) -> None:
+    numbers = [1e19, 2e19, float("inf"), float("nan"), 3.0, 2.5]
+    for items in (numbers, numbers[:-1]):
+        table = pa.table({"q": list("abcdef")[: len(items)], "c": items})
+        pq.write_table(table, tmp_path / "a.parquet")
+        rows, aside = read(source_of(tmp_path / "a.parquet"))
+        names = [name for row in rows for name in row["names"]]
+        expected = ["10000000000000000000", "20000000000000000000", "3", "2.5"]
+        assert names == expected[: len(items) - 2]
+        assert [reason for reason, _ in aside] == ["no class"] * 2
+    (tmp_path / "a.jsonl").write_text('{"q": "a", "c": NaN}\n{"q": "b", "c": 7}\n')
+    rows, aside = read(source_of(tmp_path / "a.jsonl"))
+    assert ([row["names"] for row in rows], [reason for reason, _ in aside]) == (
+        [["7"]],
+        ["no class"],
+    )
