@@ -98,7 +98,9 @@ class PrepareConfig:
                 if getattr(self, name)
             ]
         elif not (self.text or self.indices):
-            found.append("text: expected text columns, or indices=..., found neither")
+            found.append(
+                "text: expected text columns, indices=... or format=xmc, found none of them"
+            )
         if self.values and not self.indices:
             found.append("values: expected indices beside it, found none")
         for name in ("validation", "test"):

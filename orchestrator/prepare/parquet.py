@@ -14,19 +14,23 @@ from orchestrator.prepare.rows import aside, column_of, is_list, listed, owners_
 from workers.errors import DataError
 
 
-def read_columns(table: pa.Table, config: PrepareConfig, where: str) -> tuple[pa.Table, pa.Table]:
-    """Return rows whose texts are UTF-8, and the others, which are set aside.
+def check_types(schema: pa.Schema, config: PrepareConfig, where: str) -> None:
+    """Check that columns have types that can be what they mean.
 
     Args:
-        table: with the columns of `config.inputs()`.
+        schema: with the columns of `config.inputs()`.
         config: says what they mean.
         where: the words for the file.
 
     Raises:
-        DataError: a column has a type that cannot be what it means.
+        DataError: one has not.
     """
     for name in config.inputs():
-        _check(name, table.schema.field(name).type, config, where)
+        _check(name, schema.field(name).type, config, where)
+
+
+def read_columns(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return rows whose texts are UTF-8, and the others, which are set aside."""
     columns, raw = {}, {}
     bad = np.zeros(table.num_rows, np.bool_)
     for name in table.column_names:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +23,9 @@ from orchestrator.prepare.config import PACKED, SUFFIXES, UNPACKED, Format, Prep
 from orchestrator.prepare.cutting import Look, Piece, cut, first_line, look_through, plain
 from orchestrator.prepare.delimited import DELIMITERS, column_names, read_delimited
 from orchestrator.prepare.jsonl import read_jsonl
-from orchestrator.prepare.parquet import read_columns
+from orchestrator.prepare.parquet import check_types, read_columns
 from orchestrator.prepare.rows import Sifted, aside, sift
-from orchestrator.prepare.xmc import INDICES, LABELS, VALUES, read_lines
+from orchestrator.prepare.xmc import INDICES, LABELS, SIZES, VALUES, read_lines
 from workers.errors import ConfigError, DataError
 from workers.shards.locating import Found, find
 from workers.storage import Storage
@@ -50,7 +50,8 @@ class Source:
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config.validate()
         formats = [config.format] if config.format else list(SUFFIXES)
-        self._found = find(config.source, endings=sum(map(_endings, formats), ()))
+        self._looked_for = sum(map(_endings, formats), ())
+        self._found = find(config.source, endings=self._looked_for)
         self.format: Format = config.format or self._told_format()
         if self.format == "xmc":
             self.config = _of_xmc(config)
@@ -70,6 +71,38 @@ class Source:
         """The bytes of each file as it is read: unpacked."""
         packed = {name: self._unpacked.sizes[place] for name, place in self._places.items()}
         return {**self.files, **packed}
+
+    def reads(self, uri: str) -> bool:
+        """Return whether a file would be one of these if it were there."""
+        source = self.config.source
+        place = PurePosixPath(uri.partition("?")[0])
+        pattern = PurePosixPath(source.partition("?")[0] if "://" in source else source)
+        in_folder = place.parent == pattern and place.name.endswith(self._looked_for)
+        return in_folder or place.match(str(pattern))
+
+    def check(self) -> None:
+        """Look whether the first file has the columns that the settings name.
+
+        Raises:
+            DataError: it has not.
+        """
+        file = next((name for name, size in self.files.items() if size), None)
+        if file is None:
+            return
+        with self._found.open(file) as opened:
+            if self.format == "parquet":
+                self._check_parquet(pq.read_schema(opened), self._found.path(file))
+            elif self.format in DELIMITERS and not self.config.columns:
+                self._check_first_line(file, opened)
+
+    def _check_first_line(self, file: str, opened: Any) -> None:
+        try:
+            unpacked = gzip.GzipFile(fileobj=opened) if file.endswith(PACKED) else opened
+            first = first_line(unpacked).removeprefix(_MARK)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            # What is wrong with it is told when it is unpacked.
+            return
+        column_names(first, self.config, self.format, self._found.path(file))
 
     def unpack(self, file: str, place: Path) -> None:
         """Unpack a file, to be read from `UNPACKED` in the job's folder, by its place in `packed`.
@@ -135,7 +168,7 @@ class Source:
         first = first.removeprefix(_MARK)
         if piece.start == 0:
             text = text.removeprefix(_MARK)
-            if not config.columns:
+            if self._is_no_row(first):
                 text = text[len(first) :]
         if self.format == "xmc":
             lines = read_lines(text)
@@ -146,8 +179,19 @@ class Source:
         names = list(config.columns) or column_names(first, config, self.format, where)
         return self._join(piece, *read_delimited(text, names, config, self.format))
 
+    def _is_no_row(self, first: bytes) -> bool:
+        """Return whether a file's first line is one of names, or of numbers of rows."""
+        if self.format == "xmc":
+            return SIZES.fullmatch(first.strip()) is not None
+        return self.format in DELIMITERS and not self.config.columns
+
     def _told_format(self) -> Format:
         told = {kind for kind in SUFFIXES for name in self.files if name.endswith(_endings(kind))}
+        if told == {"xmc"} and self.config.inputs() != [self.config.labels]:
+            raise ConfigError(
+                f"{self.config.source}: expected files that tell their format where columns are"
+                " named, found *.txt; name it with format=csv, tsv or jsonl"
+            )
         if len(told) == 1:
             return told.pop()
         found = ", ".join(sorted(told)) or ", ".join(self.files)
@@ -180,16 +224,17 @@ class Source:
 
     def _read_parquet(self, piece: Piece) -> Sifted:
         with pq.ParquetFile(self._open(piece.file)) as opened:
-            missing = set(self.config.inputs()) - set(opened.schema_arrow.names)
-            if missing:
-                raise DataError(
-                    f"{self._found.path(piece.file)}: expected a column '{min(missing)}', found"
-                    f" only {', '.join(opened.schema_arrow.names)}"
-                )
+            self._check_parquet(opened.schema_arrow, self._found.path(piece.file))
             groups = list(range(piece.start, piece.stop))
             table = opened.read_row_groups(groups, self.config.inputs(), use_threads=False)
-        where = self._found.path(piece.file)
-        return self._join(piece, *read_columns(table, self.config, where))
+        return self._join(piece, *read_columns(table))
+
+    def _check_parquet(self, schema: pa.Schema, where: str) -> None:
+        if missing := set(self.config.inputs()) - set(schema.names):
+            raise DataError(
+                f"{where}: expected a column '{min(missing)}', found only {', '.join(schema.names)}"
+            )
+        check_types(schema, self.config, where)
 
     def _sifted(self, table: pa.Table, piece: Piece, reason: str, wrong: list[str]) -> Sifted:
         bad = aside(self._found.path(piece.file), [reason] * len(wrong), wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.prepare import PrepareConfig, Source
-from workers.errors import DataError
+from orchestrator.prepare import PrepareConfig, Source, prepare
+from workers.errors import ConfigError, DataError, RunError
 
 
 def source_of(path: Path, **changes: Any) -> Source:
@@ -196,3 +197,94 @@ def test_numbers_name_classes_only_where_they_are_numbers(tmp_path: Path) -> Non
         [["7"]],
         ["no class"],
     )
+
+
+@pytest.mark.parametrize("text", ["", "q,c\n", "\n\n"])
+def test_files_without_rows_are_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    config = PrepareConfig(
+        source=str(tmp_path / "a.csv"), text=("q",), labels="c", columns=(), out=str(tmp_path / "o")
+    )
+    if text == "\n\n":
+        config = replace(config, columns=("q", "c"))
+    with pytest.raises(DataError, match=r"a\.csv: expected rows, found none in 1 file"):
+        prepare(config, address="none")
+
+
+def test_what_is_set_aside_can_be_looked_at_where_no_classes_are_left(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"q": "a", "c": 1}, {"q": "b", "c": 2}], indent=1))
+    out = tmp_path / "out"
+    config = PrepareConfig(source=str(tmp_path / "a.json"), text=("q",), labels="c", out=str(out))
+    with pytest.raises(DataError) as error:
+        prepare(config, address="none")
+    assert f"set aside: 10 rows, see {out}/aside.parquet" in str(error.value)
+    assert "10 of them for: no JSON object with these fields" in str(error.value)
+    assert len(pq.read_table(out / "aside.parquet")) == 10
+
+
+def test_text_files_are_no_lines_of_labels_and_features_if_columns_are_named(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.txt").write_text("q\tc\na\t1\n")
+    with pytest.raises(ConfigError, match=r"name it with format=csv, tsv or jsonl"):
+        source_of(tmp_path / "a.txt")
+    assert len(read(source_of(tmp_path / "a.txt", format="tsv"))[0]) == 1
+
+
+def test_the_first_line_of_labels_and_features_may_be_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    found = []
+    for first in ("3 10 10\n", ""):
+        path.write_text(f"{first}1,2 3:1 4:1\n2 5:1\n3 6:1\n")
+        rows, aside = read(Source(PrepareConfig(source=str(path), format="xmc")))
+        found.append([row["names"] for row in rows])
+        assert aside == []
+    assert found == [[["1", "2"], ["2"], ["3"]]] * 2
+
+
+def test_the_classes_of_an_earlier_job_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "a", "c": "x"}\n{"q": "b", "c": "y"}\n')
+    config = PrepareConfig(
+        source=str(tmp_path / "a.jsonl"), text=("q",), labels="c", out=str(tmp_path / "first")
+    )
+    prepare(config, address="none")
+    monkeypatch.chdir(tmp_path)
+    config = replace(config, classes="first/classes.parquet", out=str(tmp_path / "second"))
+    (tmp_path / "elsewhere").mkdir()
+
+    def leave(step: str, done: int, tasks: int) -> None:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert prepare(config, address="none", progress=leave).classes == 2
+
+
+@pytest.mark.parametrize("source", ["", "*.json*", "?.jsonl"])
+def test_a_job_does_not_read_what_it_writes(tmp_path: Path, source: str) -> None:
+    (tmp_path / "z.jsonl").write_text('{"q": "a", "c": "x"}\n{"q": "b", "c": "y"}\n')
+    config = PrepareConfig(
+        source=str(tmp_path / source), text=("q",), labels="c", out=str(tmp_path)
+    )
+    if source == "?.jsonl":
+        assert prepare(config, address="none").rows_read == 2
+        return
+    with pytest.raises(ConfigError, match="out: expected another folder than that of the source"):
+        prepare(config, address="none")
+    assert [path.name for path in tmp_path.iterdir()] == ["z.jsonl"]
+
+
+def test_a_setting_can_be_mended_before_any_row_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q,c\na,x\nb,y\n")
+    right = PrepareConfig(
+        source=str(tmp_path / "a.csv"), text=("q",), labels="c", out=str(tmp_path / "o")
+    )
+    with pytest.raises(DataError, match="expected a column 'class'"):
+        prepare(replace(right, labels="class", piece_bytes=3), address="none")
+    expected = prepare(replace(right, out=str(tmp_path / "p")), address="none")
+    assert prepare(right, address="none") == expected
+    with pytest.raises(RunError, match=r"found others: min_count=1 there, 2 now; give another"):
+        prepare(replace(right, min_count=2), address="none")
+    (tmp_path / "a.csv").write_text("q,c\na,x\nb,y\nc,z\n")
+    with pytest.raises(RunError, match=r"found others: a\.csv has 12 bytes there, 16 now"):
+        prepare(right, address="none")
