@@ -242,6 +242,23 @@ def test_the_first_line_of_labels_and_features_may_be_a_row(tmp_path: Path) -> N
     assert found == [[["1", "2"], ["2"], ["3"]]] * 2
 
 
+def test_features_in_another_order_are_the_same_query(tmp_path: Path) -> None:
+    lines = [
+        *[{"i": [3, 12, 7], "v": [1.0, 0.5, 2.0], "c": "x"}, {"i": [1], "v": [1.0], "c": "y"}],
+        *[{"i": [12, 7, 3], "v": [0.5, 2.0, 1.0], "c": "x"}, {"i": [1], "v": [2.0], "c": "y"}],
+        {"i": [12, 7, 3], "v": [1.0, 2.0, 0.5], "c": "x"},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = PrepareConfig(
+        source=str(tmp_path), indices="i", values="v", labels="c", out=str(tmp_path / "o"), test=0
+    )
+    assert prepare(config, address="none").rows["train"] == 4
+    config = replace(config, values=None, out=str(tmp_path / "p"))
+    assert prepare(config, address="none").rows["train"] == 2
+    rows = pq.read_table(tmp_path / "p" / "train").to_pylist()
+    assert sorted((row["i"], row["weight"]) for row in rows) == [([1], 2), ([3, 12, 7], 3)]
+
+
 def test_the_classes_of_an_earlier_job_are_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
