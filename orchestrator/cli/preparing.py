@@ -66,7 +66,7 @@ def told(summary: Summary, config: PrepareConfig) -> list[str]:
         lines.append(f"what is set aside: {config.out}/aside.parquet")
     written = ", ".join(f"{name} {count:,}" for name, count in summary.rows.items() if count)
     lines += [
-        f"rows written: {written}",
+        f"rows written: {written or 'none'}",
         f"{summary.classes:,} classes, by how many rows have them:",
     ]
     most = max(summary.histogram.values(), default=0)

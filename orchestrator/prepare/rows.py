@@ -1,8 +1,8 @@
 """Rows as they are read: those that can be used, and those that cannot, with the reason.
 
 Whatever a format holds, rows are a table of the text columns (string), or of `indices` (list of
-int64) and `values` (list of float32), with `names` (list of string): the names of a row's classes
-in Unicode's NFC, each once, in their order; and `weight` (float32), if there is one.
+int64) and `values` (list of float32), with `NAMES` (list of string): the names of a row's classes
+in Unicode's NFC, each once, in their order; and `WEIGHT` (float32), if there is one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchestrator.prepare.config import PrepareConfig
+from orchestrator.prepare.config import WEIGHT, PrepareConfig
 
+NAMES = "_names"
+"""What the column of class names is called until they have ids."""
 QUOTED = 200
 """Characters of a row that cannot be used that are kept."""
 ASIDE = pa.schema([("file", pa.string()), ("reason", pa.string()), ("row", pa.string())])
@@ -75,9 +77,9 @@ def sift(table: pa.Table, config: PrepareConfig, file: str) -> Sifted:
     counts = np.diff(names.offsets)
     wrong.are(counts == 0, "no class")
     wrong.are(counts > config.most_labels, f"more than {config.most_labels:,} classes")
-    columns["names"] = pa.ListArray.from_arrays(pa.array(names.offsets, pa.int32()), names.flat)
+    columns[NAMES] = pa.ListArray.from_arrays(pa.array(names.offsets, pa.int32()), names.flat)
     if config.weight:
-        columns["weight"] = _weights(column_of(table, config.weight), wrong)
+        columns[WEIGHT] = _weights(column_of(table, config.weight), wrong)
     rows = pa.table(columns)
     if not wrong.some.any():
         return Sifted(rows, aside(file, [], []))

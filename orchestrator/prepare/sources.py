@@ -10,7 +10,8 @@ import gzip
 import itertools
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ from orchestrator.prepare.xmc import INDICES, LABELS, SIZES, VALUES, read_lines
 from workers.errors import ConfigError, DataError
 from workers.shards.locating import Found, find
 from workers.storage import Storage
+from workers.storage.wording import explained
 
 _PIECES = 16
 """Of a file that are looked for together."""
@@ -89,10 +91,11 @@ class Source:
         file = next((name for name, size in self.files.items() if size), None)
         if file is None:
             return
-        with self._found.open(file) as opened:
-            if self.format == "parquet":
-                self._check_parquet(pq.read_schema(opened), self._found.path(file))
-            elif self.format in DELIMITERS and not self.config.columns:
+        if self.format == "parquet":
+            with self._parquet(file) as parquet:
+                self._check_parquet(parquet.schema_arrow, self._found.path(file))
+        elif self.format in DELIMITERS and not self.config.columns:
+            with self._found.open(file) as opened:
                 self._check_first_line(file, opened)
 
     def _check_first_line(self, file: str, opened: Any) -> None:
@@ -133,9 +136,9 @@ class Source:
 
     def look(self, span: Piece) -> Look:
         """Return where a file may be cut, as far as a part of it tells."""
+        if self.format == "parquet":
+            return plain(self._group_ends(span.file))
         with self._open(span.file) as opened:
-            if self.format == "parquet":
-                return plain(self._group_ends(opened))
             return look_through(opened, span, self.config.piece_bytes, quoted=self.format == "csv")
 
     def pieces(self, looks: Iterable[Look] | None = None) -> list[Piece]:
@@ -212,8 +215,8 @@ class Source:
         place = self._places.get(file)
         return self._unpacked.open(place) if place else self._found.open(file)
 
-    def _group_ends(self, opened: Any) -> list[int]:
-        with pq.ParquetFile(opened) as file:
+    def _group_ends(self, name: str) -> list[int]:
+        with self._parquet(name) as file:
             metadata, ends, held = file.metadata, [], 0
             for group in range(metadata.num_row_groups):
                 held += metadata.row_group(group).total_byte_size
@@ -223,11 +226,30 @@ class Source:
         return ends
 
     def _read_parquet(self, piece: Piece) -> Sifted:
-        with pq.ParquetFile(self._open(piece.file)) as opened:
+        with self._parquet(piece.file) as opened:
             self._check_parquet(opened.schema_arrow, self._found.path(piece.file))
             groups = list(range(piece.start, piece.stop))
             table = opened.read_row_groups(groups, self.config.inputs(), use_threads=False)
         return self._join(piece, *read_columns(table))
+
+    @contextmanager
+    def _parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file; `DataError` if something cannot be read in it."""
+        where = self._found.path(name)
+        try:
+            with self._open(name) as opened, pq.ParquetFile(opened) as file:
+                yield file
+        except MemoryError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                with explained(where):
+                    raise
+            found = str(error).strip().split("\n")[0]
+            raise DataError(
+                f"{where}: expected Parquet that can be read, found: {found}; restore the file, or"
+                " leave it out by a glob"
+            ) from error
 
     def _check_parquet(self, schema: pa.Schema, where: str) -> None:
         if missing := set(self.config.inputs()) - set(schema.names):

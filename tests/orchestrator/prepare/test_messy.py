@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.prepare import PrepareConfig, Source, prepare
+from orchestrator.prepare.rows import NAMES
 from workers.errors import ConfigError, DataError, RunError
 
 
@@ -49,7 +50,7 @@ def test_the_mark_at_the_beginning_of_a_file_is_no_part_of_a_row(
     mark = b"\xef\xbb\xbf"
     (tmp_path / "a.csv").write_bytes(mark + b'"x1",a\nx1,b\n')
     source = source_of(tmp_path / "a.csv", columns=("c", "q"), encoding=encoding)
-    assert [row["names"] for row in read(source)[0]] == [["x1"], ["x1"]]
+    assert [row[NAMES] for row in read(source)[0]] == [["x1"], ["x1"]]
     # The last line is no object: each is looked at by itself.
     (tmp_path / "a.jsonl").write_bytes(mark + b'{"q": "a", "c": "x"}\n[1]\n')
     rows, aside = read(source_of(tmp_path / "a.jsonl", encoding=encoding))
@@ -57,7 +58,7 @@ def test_the_mark_at_the_beginning_of_a_file_is_no_part_of_a_row(
     assert len(aside) == 1
     (tmp_path / "a.txt").write_bytes(mark + b"1 10 10\n1 2:0.5\n")
     rows, aside = read(Source(PrepareConfig(source=str(tmp_path / "a.txt"), format="xmc")))
-    assert ([row["names"] for row in rows], aside) == ([["1"]], [])
+    assert ([row[NAMES] for row in rows], aside) == ([["1"]], [])
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20])
@@ -101,7 +102,7 @@ def test_bytes_that_are_no_text_are_set_aside_whatever_holds_them(tmp_path: Path
         )
         pq.write_table(table, tmp_path / "a.parquet")
         rows, aside = read(source_of(tmp_path / "a.parquet"))
-        assert [(row["q"], row["names"]) for row in rows] == [("b", ["y"])]
+        assert [(row["q"], row[NAMES]) for row in rows] == [("b", ["y"])]
         assert [reason for reason, _ in aside] == ["not in utf-8", "not in utf-8", "no text"]
 
 
@@ -175,7 +176,7 @@ def test_json_lines_are_read_alike_beside_any_others(tmp_path: Path) -> None:
         source = source_of(tmp_path / "a.jsonl", text=(), indices="i", values="v")
         found.append(read(source)[0])
     assert found[0] == found[1]
-    assert [(row["i"], row["v"], row["names"]) for row in found[0]] == [
+    assert [(row["i"], row["v"], row[NAMES]) for row in found[0]] == [
         ([3, 12], [1.0, 2.5], ["x", "7"]),
         ([4], [1.0], ["y"]),
     ]
@@ -187,13 +188,13 @@ def test_numbers_name_classes_only_where_they_are_numbers(tmp_path: Path) -> Non
         table = pa.table({"q": list("abcdef")[: len(items)], "c": items})
         pq.write_table(table, tmp_path / "a.parquet")
         rows, aside = read(source_of(tmp_path / "a.parquet"))
-        names = [name for row in rows for name in row["names"]]
+        names = [name for row in rows for name in row[NAMES]]
         expected = ["10000000000000000000", "20000000000000000000", "3", "2.5"]
         assert names == expected[: len(items) - 2]
         assert [reason for reason, _ in aside] == ["no class"] * 2
     (tmp_path / "a.jsonl").write_text('{"q": "a", "c": NaN}\n{"q": "b", "c": 7}\n')
     rows, aside = read(source_of(tmp_path / "a.jsonl"))
-    assert ([row["names"] for row in rows], [reason for reason, _ in aside]) == (
+    assert ([row[NAMES] for row in rows], [reason for reason, _ in aside]) == (
         [["7"]],
         ["no class"],
     )
@@ -237,7 +238,7 @@ def test_the_first_line_of_labels_and_features_may_be_a_row(tmp_path: Path) -> N
     for first in ("3 10 10\n", ""):
         path.write_text(f"{first}1,2 3:1 4:1\n2 5:1\n3 6:1\n")
         rows, aside = read(Source(PrepareConfig(source=str(path), format="xmc")))
-        found.append([row["names"] for row in rows])
+        found.append([row[NAMES] for row in rows])
         assert aside == []
     assert found == [[["1", "2"], ["2"], ["3"]]] * 2
 
@@ -305,3 +306,50 @@ def test_a_setting_can_be_mended_before_any_row_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q,c\na,x\nb,y\nc,z\n")
     with pytest.raises(RunError, match=r"found others: a\.csv has 12 bytes there, 16 now"):
         prepare(right, address="none")
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "altered"])
+def test_a_parquet_file_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    rows = pa.table(
+        {"q": [f"text {i}" for i in range(3000)], "c": [f"{i % 7}" for i in range(3000)]}
+    )
+    (tmp_path / "raw").mkdir()
+    pq.write_table(rows, tmp_path / "raw" / "a.parquet", row_group_size=500)
+    pq.write_table(rows, tmp_path / "raw" / "b.parquet", row_group_size=500)
+    whole = (tmp_path / "raw" / "b.parquet").read_bytes()
+    damaged = {
+        "empty": b"",
+        "garbage": b"no Parquet " * 9,
+        "cut": whole[: len(whole) // 2],
+        "altered": whole[:2000] + bytes(9000) + whole[11_000:],
+    }
+    (tmp_path / "raw" / "b.parquet").write_bytes(damaged[damage])
+    config = PrepareConfig(
+        source=str(tmp_path / "raw"), text=("q",), labels="c", out=str(tmp_path / "out")
+    )
+    with pytest.raises(DataError, match=r"b\.parquet: expected Parquet that can be read, found: "):
+        prepare(config, address="none")
+
+
+def test_columns_may_be_called_as_this_program_calls_its_own(tmp_path: Path) -> None:
+    table = pa.table({"names": ["a", "b"], "weight": ["x", "y"], "labels": [2.0, 3.0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    config = PrepareConfig(
+        source=str(tmp_path / "a.parquet"),
+        text=("names",),
+        labels="weight",
+        weight="labels",
+        out=str(tmp_path / "out"),
+        test=0,
+    )
+    prepare(config, address="none")
+    rows = pq.read_table(tmp_path / "out" / "train").to_pylist()
+    assert sorted(rows, key=lambda row: str(row["names"])) == [
+        {"names": "a", "labels": [0], "weight": 2.0},
+        {"names": "b", "labels": [1], "weight": 3.0},
+    ]
+    for name in ("labels", "weight"):
+        with pytest.raises(ConfigError, match=f"text: expected columns of other names than {name}"):
+            replace(config, text=(name,), labels="names", weight=None).validate()
+    with pytest.raises(ConfigError, match="indices: expected columns of other names than labels"):
+        replace(config, indices="labels", labels="names").validate()
