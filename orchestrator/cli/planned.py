@@ -29,7 +29,7 @@ def told(
     title = f"all {plural(config.worlds, 'world')}{aim}, by type of machine"
     if plan.estimates:
         parts.append(_machines(title, plan.estimates))
-    if target_hours is not None and (slow := _too_slow(plan)):
+    if target_hours is not None and (slow := _too_slow(plan, target_hours)):
         parts.append(slow)
     parts.append(_machines(_whole_title(plan.whole), plan.whole_estimates))
     parts.append("\n".join(_notes(plan)))
@@ -170,10 +170,17 @@ def _machine_cells(item: Estimate) -> list[str]:
     ]
 
 
-def _too_slow(plan: Plan) -> str:
+def _too_slow(plan: Plan, target_hours: float) -> str:
     told = {item.machine for item in plan.estimates}
     missing = [item.machine for item in plan.whole_estimates if item.machine not in told]
-    return f"one world alone takes longer on {', '.join(missing)}" if missing else ""
+    # There is one of this machine, whatever it takes.
+    late = [
+        f"{item.machine} takes longer"
+        for item in plan.estimates
+        if item.source == "measured" and item.hours > target_hours
+    ]
+    slow = [f"one world alone takes longer on {', '.join(missing)}"] if missing else []
+    return "; ".join([*late, *slow])
 
 
 def _whole_title(whole: Size) -> str:

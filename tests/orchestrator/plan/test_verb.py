@@ -54,6 +54,10 @@ def test_the_data_are_looked_at_and_worlds_are_trained_for_a_moment(tmp_path: Pa
     assert chosen.partition.buckets == 16
     assert f"worlds={chosen.worlds}" in command
     assert "pace here" not in manyworlds("plan", *words, "--calibrate", "0").out
+    late = manyworlds("plan", *words, "--calibrate", "0.1", "--target-hours", "0.00001")
+    assert "this machine takes longer" in late.out
+    soon = manyworlds("plan", *words, "--calibrate", "0.1", "--target-hours", "9")
+    assert "this machine takes longer" not in soon.out
 
 
 def test_the_machines_that_end_it_in_time_are_counted() -> None:
