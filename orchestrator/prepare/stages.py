@@ -31,7 +31,7 @@ from orchestrator.prepare import layout
 from orchestrator.prepare.config import LABELS, UNPACKED, WEIGHT, WORK, PrepareConfig
 from orchestrator.prepare.cutting import Look
 from orchestrator.prepare.keys import Keys, Words, query_keys, text_keys
-from orchestrator.prepare.merging import HIGH, LOW, merged
+from orchestrator.prepare.merging import HIGH, LOW, merged_in_turn
 from orchestrator.prepare.rows import NAMES
 from orchestrator.prepare.sources import Source
 from workers.shards import ShardSet
@@ -182,9 +182,9 @@ class Stages:
     def shard(self, part: int) -> None:
         """Write the shards of a part of the queries."""
         pieces = range(len(self._layout.pieces))
-        rows = pa.concat_tables([self._group(f"numbered/{i:05d}", part) for i in pieces])
-        if self._config.repeats == "weigh":
-            rows = merged(rows)
+        groups = (self._group(f"numbered/{i:05d}", part) for i in pieces)
+        weigh = self._config.repeats == "weigh"
+        rows = merged_in_turn(groups) if weigh else pa.concat_tables(groups)
         where = splits(rows.column(LOW).to_numpy(), self._config.validation, self._config.test)
         rows = rows.drop_columns([HIGH, LOW])
         for number, split in reversed(list(enumerate(SPLITS))):
