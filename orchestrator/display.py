@@ -44,7 +44,7 @@ def choose(console: Console | None = None) -> Display:
     console = console or Console(highlight=False)
     if console.is_terminal:
         return LiveTable(console)
-    return PlainLines(lambda line: console.print(line, soft_wrap=True, markup=False))
+    return PlainLines(lambda line: console.out(line))
 
 
 def table(views: Sequence[WorldView], room: int | None = None) -> RunTable:

@@ -49,6 +49,14 @@ def test_line_says_all_that_is_known() -> None:
     assert line(WorldView(world=12, state="pending")) == "world  12 pending"
 
 
+@pytest.mark.parametrize("why", ["error: KeyError: x (train.py:100: in f)", "data: [b]a[/b] :x:"])
+def test_plain_lines_are_written_as_they_are(why: str) -> None:
+    out = io.StringIO()
+    shown = choose(Console(file=out, highlight=False, width=40))
+    shown.show([replace(RUNNING, cause=why)])
+    assert out.getvalue() == f"{line(replace(RUNNING, cause=why))}\n"
+
+
 def test_plain_lines_tell_every_change_of_state_at_once(clock: Clock) -> None:
     show, written = plain(clock)
     view = WorldView(world=0, state="pending")
