@@ -7,6 +7,7 @@ typo are answered at once.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
         0 if all went as asked, which `manyworlds stop` is too; 1 if worlds failed, or are not done
         at the end of `manyworlds status --watch`; 2 if the command was refused; 130 after Ctrl-C.
     """
+    _spell_what_it_can()
     arguments = parse(sys.argv[1:] if words is None else words)
     try:
         home = importlib.import_module(f"orchestrator.cli.{_HOMES[arguments.verb]}")
@@ -57,6 +59,14 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{_after_interrupt(arguments)}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _spell_what_it_can() -> None:
+    """Let output in an encoding without some signs show a `?` for them, and go on."""
+    for stream in (sys.stdout, sys.stderr):
+        # Others say themselves what they do.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _indented(message: str) -> str:

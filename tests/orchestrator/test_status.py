@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator import api, display, stopping
+from orchestrator.cli import main
 from orchestrator.lease import Lease, owner_of
 from orchestrator.run import Run
 from orchestrator.state import WorldState
@@ -89,6 +92,21 @@ def test_status_shows_every_attempt_when_asked(run: Run) -> None:
     assert "out of memory" in third
     assert third.endswith("a smaller batch_size needs less")
     assert fourth.split() == ["2", "01-dd", "2026-01-01", "12:00:00", "runs"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_without_some_signs_shows_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    why = "no file 品名 nor half a \ud800 " + "and so on " * 20
+    bad = attempt("01-cc", "data", message=why)
+    run.save(WorldState(index=1, status="failed", attempts=(bad,)))
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding, newline=""))
+    assert main(["status", run.uri, "--attempts"]) == 0
+    told = out.getvalue().decode(encoding)
+    assert ("no file 品名 nor" if encoding == "utf-8" else "no file ?? nor half a ?") in told
+    assert "next:" in told
 
 
 def test_times_that_are_none_are_shown_as_they_are(run: Run) -> None:
