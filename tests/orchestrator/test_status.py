@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_a_terminal_without_some_signs_shows_the_others(
     told = out.getvalue().decode(encoding)
     assert ("no file 品名 nor" if encoding == "utf-8" else "no file ?? nor half a ?") in told
     assert "next:" in told
+
+
+@pytest.mark.parametrize("words", [["status"], ["logs"], ["status", "--json"]])
+def test_a_reader_that_leaves_ends_a_verb_quietly(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit, match="1"):
+            main([*words, run.uri])
+        # What is left of the output goes nowhere.
+        print("more", file=out, flush=True)
+        monkeypatch.undo()
 
 
 def test_times_that_are_none_are_shown_as_they_are(run: Run) -> None:
