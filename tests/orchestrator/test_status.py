@@ -92,7 +92,17 @@ def test_status_shows_every_attempt_when_asked(run: Run) -> None:
     assert second.split() == ["0", "02-bb", "*", *times, "40", "done", "spot-2"]
     assert "out of memory" in third
     assert third.endswith("a smaller batch_size needs less")
-    assert fourth.split() == ["2", "01-dd", "2026-01-01", "12:00:00", "runs"]
+    begun = ["2", "01-dd", "2026-01-01", "12:00:00"]
+    assert fourth.split() == [*begun, "cut", "off"]
+
+    def end() -> str:
+        told = manyworlds("status", run.uri, "--attempts").out.partition("attempts, times in UTC")
+        return told[2].splitlines()[5].split()[-1]
+
+    with Lease(run.storage):
+        assert end() == "runs"
+        run.storage.delete(run.paths.progress(2, "01-dd"))
+        assert end() == "waits"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
