@@ -10,6 +10,7 @@ from importlib import resources
 from statistics import median
 from string import Template
 
+from orchestrator.observers.settings import may_be_secret
 from orchestrator.report import charts, figures, tables
 from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, tag
@@ -201,10 +202,12 @@ def _again(facts: Facts) -> Html:
         if todo
         else "As it stands it trains nothing again"
     )
+    hidden = may_be_secret(facts.config.watch.notify)
+    left_out = " watch.notify is left out, which may hold credentials." if hidden else ""
     return _section(
         "The command",
         tag("pre", tag("code", lines), tabindex="0"),
-        tag("p", f"{goes_on}; with another run= it trains all anew."),
+        tag("p", f"{goes_on}; with another run= it trains all anew.{left_out}"),
     )
 
 

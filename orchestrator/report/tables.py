@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator import schema
 from orchestrator.config import RunConfig
+from orchestrator.observers.settings import may_be_secret
 from orchestrator.report import charts
 from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, table, tag
@@ -234,8 +235,10 @@ def _some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _setting(key: str, value: Any) -> Html:
+def _setting(key: str, value: Any) -> Html | str:
     """Return a value as it stands on the command line."""
+    if key == "watch.notify" and may_be_secret(value):
+        return "not shown"
     return code(schema.to_override(key, value).partition("=")[2])
 
 

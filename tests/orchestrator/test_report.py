@@ -111,6 +111,24 @@ def test_what_runs_is_no_end(run: Run) -> None:
     assert (lost.cause, lost.seconds) == ("cut off", 120.0)
 
 
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("https://hooks.example.com/hush", "not shown"),
+        ("notify --key hush", "not shown"),
+        ("env:HOOK", "env:HOOK"),
+    ],
+)
+def test_what_may_hold_credentials_is_not_shown(tmp_path: Path, target: str, shown: str) -> None:
+    made = begun(tmp_path, f"watch.notify={target}")
+    found, words = page(facts(made)), told(made)
+    assert "hush" not in found
+    assert f"watch.notify{shown}" in words
+    named = f"watch.notify={target}" in words
+    assert named == (shown != "not shown")
+    assert ("watch.notify is left out" in words) == (not named)
+
+
 def test_the_later_attempt_at_a_step_counts(run: Run, tmp_path: Path) -> None:
     made = begun(tmp_path)
     both = (attempt("01-aa", "error", steps=10), attempt("02-bb", "done"))
