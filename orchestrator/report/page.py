@@ -76,7 +76,8 @@ def _state(facts: Facts) -> str:
         return "Done" if status.ensemble else "Done, not merged yet"
     if status.driven:
         asked = ", asked to stop" if status.request else ""
-        return f"Training, driven by {status.driver}{asked}"
+        sure = "" if status.alive else "; whether it is alive, only its own host can tell"
+        return f"Training, driven by {status.driver}{asked}{sure}"
     if not facts.when.spans:
         return "Not begun"
     return "Unfinished, and nobody drives it"

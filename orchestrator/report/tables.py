@@ -12,7 +12,7 @@ from orchestrator.observers.settings import may_be_secret
 from orchestrator.report import charts
 from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, table, tag
-from orchestrator.report.times import Span
+from orchestrator.report.times import CUT_OFF, RUNNING, Span
 from orchestrator.state import WorldState
 from orchestrator.words import duration, percent, plural
 from workers.config import DataConfig
@@ -85,7 +85,7 @@ def failed(facts: Facts) -> Html:
 
 def ends(facts: Facts) -> Html | None:
     """Return the attempts that ended otherwise than well; None: there are none."""
-    spans = [span for span in facts.when.spans if span.attempt.cause not in (None, "done")]
+    spans = [span for span in facts.when.spans if span.cause not in (RUNNING, "done")]
     if not spans:
         return None
     rows = [_end(span) for span in sorted(spans, key=lambda one: one.began)[:MOST_ENDS]]
@@ -262,7 +262,8 @@ def _end(span: Span) -> Sequence[str | Html]:
         span.attempt.name,
         span.cause,
         duration(span.seconds),
-        f"{span.attempt.steps:,}",
+        # Nobody has written down yet how far it was.
+        "" if span.cause == CUT_OFF else f"{span.attempt.steps:,}",
         span.attempt.node or "",
         message(span.attempt.message),
     )

@@ -76,6 +76,8 @@ def timeline(
     undated = 0
     for state in states:
         for attempt in state.attempts:
+            if _waits(attempt) and (state.index, attempt.name) not in last:
+                continue
             end = _end(attempt, now, driven, last.get((state.index, attempt.name), 0.0))
             if (began := _seconds(attempt.started_at)) is None or end is None:
                 undated += 1
@@ -160,6 +162,11 @@ def _joined(dated: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             joined.append((began, ended))
     return joined
+
+
+def _waits(attempt: Attempt) -> bool:
+    """Return whether an attempt got no place yet, or none that was kept."""
+    return attempt.cause is None and attempt.node is None
 
 
 def _end(attempt: Attempt, now: datetime, driven: bool, told: float) -> float | None:

@@ -21,6 +21,7 @@ from tests.orchestrator.builders import attempt, begun, run_config, searches, tr
 from tests.orchestrator.command import manyworlds
 from tests.orchestrator.reported import HOSTILE, STEPS, clock, eventful, measure, tell
 from tests.workers.object_store import ENVIRONMENT, s3_server
+from workers.storage import RunPaths
 
 NOW = datetime(2026, 1, 1, 13, tzinfo=UTC)
 
@@ -95,7 +96,8 @@ def test_it_tells_how_every_attempt_ended(run: Run) -> None:
     )
     assert described in found
     words = told(run)
-    assert "6 attempts did not reach the end" in words
+    assert "7 attempts did not reach the end" in words
+    assert "cut off 1" in words
     assert "a smaller batch_size needs less" in words
     assert f"manyworlds resume {run.uri} --worlds 4" in words
 
@@ -109,6 +111,21 @@ def test_what_runs_is_no_end(run: Run) -> None:
     assert found.when.ended == NOW
     (lost,) = (span for span in facts(run).when.spans if span.world == 6)
     assert (lost.cause, lost.seconds) == ("cut off", 120.0)
+
+
+def test_what_waits_for_a_place_takes_no_time(tmp_path: Path) -> None:
+    run = eventful(tmp_path)
+    run.save(WorldState(index=7, status="running", attempts=(attempt("01-ww", None),)))
+    with Lease(run.storage):
+        assert 7 not in {span.world for span in facts(run).when.spans}
+        assert "1 running, 1 waiting, 1 failed" in told(run)
+
+
+def test_a_driver_of_which_nothing_is_known_is_not_said_to_train(run: Run) -> None:
+    with Lease(run.storage):
+        values = run.storage.read_json(RunPaths.lease)
+        run.storage.write_json(RunPaths.lease, {**values, "boot": "elsewhere"})
+        assert "; whether it is alive, only its own host can tell · as of" in told(run)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +144,16 @@ def test_what_may_hold_credentials_is_not_shown(tmp_path: Path, target: str, sho
     named = f"watch.notify={target}" in words
     assert named == (shown != "not shown")
     assert ("watch.notify is left out" in words) == (not named)
+
+
+def test_the_median_pace_of_two_worlds_is_between_them(tmp_path: Path) -> None:
+    made = begun(tmp_path)
+    for world in (0, 2):
+        ended = attempt("01-aa", "done", started_at=clock(0), ended_at=clock(10))
+        made.save(WorldState(index=world, status="done", attempts=(ended,), winner="01-aa"))
+        tell(made, world, "01-aa", [5, 10])
+    # Those of 100 and 102 rows a second.
+    assert "rows a second of 2 worlds: 100 to 102, median 101" in page(facts(made))
 
 
 def test_the_later_attempt_at_a_step_counts(run: Run, tmp_path: Path) -> None:
