@@ -121,7 +121,9 @@ def throughput(when: Timeline, told: Sequence[Told], bins: int) -> tuple[Floats,
             continue
         # Times that go back are none that a world told.
         seconds = np.maximum.accumulate(np.append(0.0, one.seconds))
-        total = np.append(0.0, np.cumsum(np.diff(seconds) * one.rates))
+        # Versions that told no rows told the rate of all the time between.
+        made = np.where(np.isnan(one.rows), np.diff(seconds) * one.rates, one.rows)
+        total = np.append(0.0, np.cumsum(made))
         rows += np.diff(np.interp(edges, start + seconds, total))
     return edges, rows / (edges[1] - edges[0])
 

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -287,6 +288,27 @@ def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
     assert sum((to - since) * rate for since, to, rate in parts) == pytest.approx(201 * 240)
     assert parts[0][2] == pytest.approx(201)
     assert parts[-1][2] == 0
+
+
+def test_throughput_counts_no_rows_while_worlds_validate(tmp_path: Path) -> None:
+    made = begun(tmp_path)
+    ended = attempt("01-aa", "done", started_at=clock(0), ended_at=clock(10))
+    made.save(WorldState(index=0, status="done", attempts=(ended,), winner="01-aa"))
+    # A validation of most of the second half minute: the pace is that of the steps.
+    tell(made, 0, "01-aa", [5], rows=3000)
+    tell(made, 0, "01-aa", [10], rows=50)
+    parts = facts(made).throughput
+    assert sum((to - since) * rate for since, to, rate in parts) == pytest.approx(3050)
+    assert facts(made).rates == {0: 100.0}
+
+
+@pytest.mark.parametrize("rows", ["many", True, -1, 10**400])
+def test_rows_that_are_no_count_are_told(tmp_path: Path, rows: Any) -> None:
+    made = begun(tmp_path)
+    ended = attempt("01-aa", "done", started_at=clock(0), ended_at=clock(10))
+    made.save(WorldState(index=0, status="done", attempts=(ended,), winner="01-aa"))
+    tell(made, 0, "01-aa", [5], rows=rows)
+    assert "expected what a world told" in told(made)
 
 
 def test_nothing_that_users_write_is_taken_for_html(tmp_path: Path) -> None:
