@@ -177,16 +177,32 @@ def _style(heading: str, text: str) -> str:
 
 
 def _short_names(views: Sequence[WorldView]) -> dict[str, str]:
-    """Return the machines' names without Ray's ids where they are told apart without, and short."""
+    """Return the machines' names as short as tells them apart: without domains and Ray's ids."""
     nodes = sorted({view.node for view in views if view.node})
-    hosts = Counter(node.partition(" (")[0] for node in nodes)
-    shown = {}
-    for node in nodes:
-        host = node.partition(" (")[0]
-        name = host if hosts[host] == 1 else node
-        # Machines of one cluster differ at the end of their names.
-        shown[node] = name if len(name) <= _LONGEST_NODE else f"…{name[1 - _LONGEST_NODE :]}"
-    return shown
+    kinds = [[_cut(shorten(node)) for node in nodes] for shorten in (_label, _host, str)]
+    counts = [Counter(names) for names in kinds]
+    return {
+        node: next(
+            (names[i] for names, count in zip(kinds, counts, strict=True) if count[names[i]] == 1),
+            kinds[-1][i],
+        )
+        for i, node in enumerate(nodes)
+    }
+
+
+def _host(node: str) -> str:
+    return node.partition(" (")[0]
+
+
+def _label(node: str) -> str:
+    label = _host(node).partition(".")[0]
+    # Of an address the first number tells nothing.
+    return _host(node) if label.isdecimal() or not label else label
+
+
+def _cut(name: str) -> str:
+    """Return a name no longer than a column; machines of one cluster differ at their ends."""
+    return name if len(name) <= _LONGEST_NODE else f"…{name[1 - _LONGEST_NODE :]}"
 
 
 def _rolled_up(views: Sequence[WorldView], room: int, width: int) -> Iterator[RenderableType]:
