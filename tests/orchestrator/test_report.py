@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.config import RunConfig, load
 from orchestrator.lease import Lease
+from orchestrator.report import charts
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.page import page
 from orchestrator.run import Run
@@ -309,6 +310,14 @@ def test_rows_that_are_no_count_are_told(tmp_path: Path, rows: Any) -> None:
     made.save(WorldState(index=0, status="done", attempts=(ended,), winner="01-aa"))
     tell(made, 0, "01-aa", [5], rows=rows)
     assert "expected what a world told" in told(made)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(9999.4, "9,999"), (9999.7, "10 k"), (999_960, "1 M"), (999_949, "999.9 k"), (-0.5, "-0.5")],
+)
+def test_numbers_in_short_are_rounded_before_they_get_a_unit(value: float, words: str) -> None:
+    assert charts.short(value) == words
 
 
 def test_nothing_that_users_write_is_taken_for_html(tmp_path: Path) -> None:
