@@ -13,7 +13,7 @@ from rich.live import Live
 from orchestrator.rollup import remark, totals
 from orchestrator.tables import RunTable, headline, pace, steps
 from orchestrator.views import WorldView
-from orchestrator.words import duration
+from orchestrator.words import duration, harmless
 
 EVERY = 5.0
 """Seconds between two plain lines about one world that is merely going on."""
@@ -44,7 +44,7 @@ def choose(console: Console | None = None) -> Display:
     console = console or Console(highlight=False)
     if console.is_terminal:
         return LiveTable(console)
-    return PlainLines(lambda line: console.out(line))
+    return PlainLines(lambda line: console.out(harmless(line)))
 
 
 def table(views: Sequence[WorldView], room: int | None = None) -> RunTable:

@@ -15,7 +15,7 @@ from rich.text import Text
 from orchestrator.rollup import Place, Spread, Totals, by_node, by_state, to_look_at, totals
 from orchestrator.rollup import remark as remark_of
 from orchestrator.views import WorldView
-from orchestrator.words import duration, plural
+from orchestrator.words import duration, harmless, plural
 
 STYLES = {
     "running": "cyan",
@@ -119,7 +119,7 @@ def _worlds(rows: Sequence[tuple[WorldView, str]], width: int) -> Table:
     """Return a row for each world, with as many columns as the width has room for."""
     views = [view for view, _ in rows]
     cells = {column.heading: [column.cell(view) for view in views] for column in _columns(views)}
-    cells["remark"] = [words for _, words in rows]
+    cells["remark"] = [" ".join(harmless(words).split()) for _, words in rows]
     for heading in _UNTOLD:
         if not any(cells[heading]):
             del cells[heading]
@@ -202,6 +202,7 @@ def _label(node: str) -> str:
 
 def _cut(name: str) -> str:
     """Return a name no longer than a column; machines of one cluster differ at their ends."""
+    name = harmless(name)
     return name if len(name) <= _LONGEST_NODE else f"…{name[1 - _LONGEST_NODE :]}"
 
 

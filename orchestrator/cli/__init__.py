@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator.cli.arguments import Arguments, parse
+from orchestrator.words import harmless
 from workers.errors import ManyworldsError
 
 __all__ = ["main"]
@@ -54,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         home = importlib.import_module(f"orchestrator.cli.{_HOMES[arguments.verb]}")
         return int(getattr(home, arguments.verb)(arguments))
     except ManyworldsError as error:
-        print(f"manyworlds {arguments.verb}: {_indented(str(error))}", file=sys.stderr)
+        print(f"manyworlds {arguments.verb}: {_indented(harmless(str(error)))}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         print(f"\n{_after_interrupt(arguments)}", file=sys.stderr)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 
+from orchestrator.words import harmless
+
 _LOG_WIDTH = 160
 """Columns of tables where the output is no terminal."""
 _BESIDE = 8
@@ -25,7 +27,7 @@ def show(lines: Iterable[str]) -> None:
     """
     with _read():
         for line in lines:
-            print(line, flush=True)
+            print(harmless(line), flush=True)
 
 
 def draw(*parts: RenderableType) -> None:

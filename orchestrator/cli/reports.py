@@ -14,7 +14,7 @@ from orchestrator.api import Item, Log, RunStatus, RunSummary
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.plan import Size
 from orchestrator.state import Attempt, WorldState, moment
-from orchestrator.words import duration, listed, percent, plural, size
+from orchestrator.words import duration, harmless, listed, percent, plural, size
 from workers.config import DataConfig
 
 if TYPE_CHECKING:
@@ -249,13 +249,13 @@ def _attempt_cells(state: WorldState, attempt: Attempt, going: str) -> list[str 
         took,
         f"{attempt.steps:,}" if attempt.steps else "",
         (attempt.cause or going).replace("_", " "),
-        Text(attempt.node or ""),
-        Text("" if attempt.cause == "done" else attempt.message),
+        Text(harmless(attempt.node or "")),
+        Text("" if attempt.cause == "done" else harmless(attempt.message)),
     ]
 
 
 def _clock(found: datetime | None, text: str | None) -> Text:
-    return Text(f"{found:%Y-%m-%d %H:%M:%S}" if found else text or "")
+    return Text(f"{found:%Y-%m-%d %H:%M:%S}" if found else harmless(text or ""))
 
 
 def _by_k(title: str, metrics: Mapping[str, float]) -> Table:

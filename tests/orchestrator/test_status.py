@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator import api, display, stopping
 from orchestrator.cli import main
+from orchestrator.cli.output import show
 from orchestrator.lease import Lease, owner_of
 from orchestrator.run import Run
 from orchestrator.state import WorldState
@@ -267,6 +268,28 @@ def test_a_log_cannot_move_the_cursor(run: Run) -> None:
     assert log.lines[0].isprintable()
     assert "[2Jgone" in log.lines[0]
     assert log.lines[0].endswith(" there")
+
+
+@pytest.mark.parametrize("words", [[], ["--attempts"], ["--watch"]])
+def test_a_message_cannot_move_the_cursor(run: Run, words: list[str]) -> None:
+    why = "\x1b[2J\x1b[31mred\x9b1A\rno 品名\u00a0and\ttabs"
+    bad = attempt("01-cc", "error", message=why, node="a\x1b[2Jb")
+    run.save(WorldState(index=1, status="failed", attempts=(bad,)))
+    trouble = {**PROGRESS, "trouble": "two\nlines\x1b[2J"}
+    run.storage.write_json(run.paths.progress(2, "01-dd"), trouble)
+    told = manyworlds("status", run.uri, *words).out
+    assert not {"\x1b", "\x9b", "\r"} & set(told)
+    assert "[31mred" in told
+    with Lease(run.storage):
+        told = manyworlds("status", run.uri).out
+    assert "two lines" in told
+
+
+def test_how_a_run_ended_cannot_move_the_cursor(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(["world 1 failed: \x1b[2J", "  a\tname\u00a0of 品名"])
+    assert capsys.readouterr().out == "world 1 failed: \ufffd[2J\n  a\tname\u00a0of 品名\n"
 
 
 def test_logs_that_are_not_there_are_refused(run: Run) -> None:
