@@ -17,6 +17,7 @@ from orchestrator.display import (
     choose,
     line,
 )
+from orchestrator.rollup import remark
 from orchestrator.views import WorldView
 from tests.orchestrator.builders import RUNNING
 
@@ -55,6 +56,22 @@ def test_plain_lines_are_written_as_they_are(why: str) -> None:
     shown = choose(Console(file=out, highlight=False, width=40))
     shown.show([replace(RUNNING, cause=why)])
     assert out.getvalue() == f"{line(replace(RUNNING, cause=why))}\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "cause", "told"),
+    [
+        ("running", "stopped", ""),
+        ("waiting", "stopped", ""),
+        ("waiting", "1 GPU more", "1 GPU more"),
+        ("running", "hung: no sign of life", "hung: no sign of life"),
+        ("pending", "stopped", "stopped"),
+    ],
+)
+def test_a_stop_that_is_over_is_not_told_of_what_goes_on(state: str, cause: str, told: str) -> None:
+    view = WorldView(world=0, state=state, attempts=2, cause=cause, ends=1, ended="stopped")
+    assert remark(view) == told
+    assert line(view).endswith(told or "attempt 2")
 
 
 def test_plain_lines_tell_every_change_of_state_at_once(clock: Clock) -> None:
