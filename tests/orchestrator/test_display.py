@@ -134,6 +134,23 @@ def test_choose_draws_a_table_on_terminals_only() -> None:
     assert log.file.getvalue() == line(RUNNING) + "\n"
 
 
+@pytest.mark.parametrize("colours", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {}])
+def test_a_log_stays_one_where_colours_are_forced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], colours: dict[str, str]
+) -> None:
+    for name, value in colours.items():
+        monkeypatch.setenv(name, value)
+    with choose() as shown:
+        shown.show([RUNNING])
+    assert capsys.readouterr().out == line(RUNNING) + "\n"
+
+
+def test_a_terminal_that_cannot_draw_over_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    assert isinstance(choose(terminal), PlainLines)
+
+
 def live(clock: Clock) -> tuple[LiveTable, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, height=20)
