@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -13,7 +14,7 @@ from rich.live import Live
 from orchestrator.rollup import remark, totals
 from orchestrator.tables import RunTable, headline, pace, steps
 from orchestrator.views import WorldView
-from orchestrator.words import duration
+from orchestrator.words import duration, harmless
 
 EVERY = 5.0
 """Seconds between two plain lines about one world that is merely going on."""
@@ -40,11 +41,13 @@ class Display(Protocol):
 
 
 def choose(console: Console | None = None) -> Display:
-    """Return a live table for a terminal, plain lines for anything else."""
-    console = console or Console(highlight=False)
-    if console.is_terminal:
+    """Return a live table for a terminal that can be drawn over, plain lines for anything else."""
+    # FORCE_COLOR, as in CI, makes no terminal of a log.
+    over = None if sys.stdout.isatty() else False
+    console = console or Console(highlight=False, force_interactive=over)
+    if console.is_interactive:
         return LiveTable(console)
-    return PlainLines(lambda line: console.print(line, soft_wrap=True, markup=False))
+    return PlainLines(lambda line: console.out(harmless(line)))
 
 
 def table(views: Sequence[WorldView], room: int | None = None) -> RunTable:

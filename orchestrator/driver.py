@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator import transitions
+from orchestrator import adopting, transitions
 from orchestrator.budget import pause
 from orchestrator.config import RetryConfig
 from orchestrator.executors.base import Ended, Event, Executor, Leaving, Progress, Started
@@ -150,7 +150,7 @@ class Driver:
             world: _World(self._adopt(world), not_before=clock()) for world in run.chosen(only)
         }
         others = [world for world in range(run.worlds) if world not in self._worlds]
-        self._others = [run.state(world) for world in others]
+        self._others = [self._settled(world) for world in others]
 
     @property
     def finished(self) -> bool:
@@ -211,10 +211,13 @@ class Driver:
             error=self._error,
         )
 
-    def _adopt(self, index: int) -> WorldState:
+    def _settled(self, index: int) -> WorldState:
+        """Return the state of a world that this driver was not asked for, and that does not run."""
         state = self._run.state(index)
-        winner, _ = self._run.accept(index)
-        return self._saved(state, transitions.adopted(state, winner, self._time()))
+        return self._adopt(index) if state.status == "running" else state
+
+    def _adopt(self, index: int) -> WorldState:
+        return self._saved(self._run.state(index), adopting.adopted(self._run, index, self._now()))
 
     def _handle(self, event: Event) -> None:
         world = self._worlds.get(event.world)

@@ -109,7 +109,9 @@ def remark(view: WorldView) -> str:
     """Return the trouble that a world is in, or how its last attempt ended, and what it lacks."""
     in_trouble = view.trouble and view.state == "running"
     left_out = f"{plural(view.left_out_rows, 'row')} left out" if view.left_out_rows else ""
-    remarks = [view.trouble if in_trouble else view.cause, left_out]
+    # A stop that was asked for says nothing of a world that goes on.
+    over = view.cause == "stopped" and view.state in ("running", "waiting")
+    remarks = [view.trouble if in_trouble else "" if over else view.cause, left_out]
     return "; ".join(words for words in remarks if words)
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from orchestrator.rollup import Place, Spread, Totals, by_node, by_state, to_look_at, totals
 from orchestrator.rollup import remark as remark_of
 from orchestrator.views import WorldView
-from orchestrator.words import duration, plural
+from orchestrator.words import duration, harmless, plural
 
 STYLES = {
     "running": "cyan",
@@ -119,7 +119,7 @@ def _worlds(rows: Sequence[tuple[WorldView, str]], width: int) -> Table:
     """Return a row for each world, with as many columns as the width has room for."""
     views = [view for view, _ in rows]
     cells = {column.heading: [column.cell(view) for view in views] for column in _columns(views)}
-    cells["remark"] = [words for _, words in rows]
+    cells["remark"] = [" ".join(harmless(words).split()) for _, words in rows]
     for heading in _UNTOLD:
         if not any(cells[heading]):
             del cells[heading]
@@ -177,16 +177,33 @@ def _style(heading: str, text: str) -> str:
 
 
 def _short_names(views: Sequence[WorldView]) -> dict[str, str]:
-    """Return the machines' names without Ray's ids where they are told apart without, and short."""
+    """Return the machines' names as short as tells them apart: without domains and Ray's ids."""
     nodes = sorted({view.node for view in views if view.node})
-    hosts = Counter(node.partition(" (")[0] for node in nodes)
-    shown = {}
-    for node in nodes:
-        host = node.partition(" (")[0]
-        name = host if hosts[host] == 1 else node
-        # Machines of one cluster differ at the end of their names.
-        shown[node] = name if len(name) <= _LONGEST_NODE else f"…{name[1 - _LONGEST_NODE :]}"
-    return shown
+    kinds = [[_cut(shorten(node)) for node in nodes] for shorten in (_label, _host, str)]
+    counts = [Counter(names) for names in kinds]
+    return {
+        node: next(
+            (names[i] for names, count in zip(kinds, counts, strict=True) if count[names[i]] == 1),
+            kinds[-1][i],
+        )
+        for i, node in enumerate(nodes)
+    }
+
+
+def _host(node: str) -> str:
+    return node.partition(" (")[0]
+
+
+def _label(node: str) -> str:
+    label = _host(node).partition(".")[0]
+    # Of an address the first number tells nothing.
+    return _host(node) if label.isdecimal() or not label else label
+
+
+def _cut(name: str) -> str:
+    """Return a name no longer than a column; machines of one cluster differ at their ends."""
+    name = harmless(name)
+    return name if len(name) <= _LONGEST_NODE else f"…{name[1 - _LONGEST_NODE :]}"
 
 
 def _rolled_up(views: Sequence[WorldView], room: int, width: int) -> Iterator[RenderableType]:

@@ -15,7 +15,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def adopted(state: WorldState, winner: str | None, time: str) -> WorldState:
+def adopted(state: WorldState, winner: str | None, *, steps: int = 0, time: str = "") -> WorldState:
     """Return a world's state once what a dead driver left open is settled.
 
     A world that had failed gets fresh budgets; one whose winner is lost is to train again.
@@ -23,12 +23,13 @@ def adopted(state: WorldState, winner: str | None, time: str) -> WorldState:
     Args:
         state: as that driver left it.
         winner: the attempt whose weights are committed and count; None: there is none.
-        time: UTC, ISO 8601.
+        steps: of the furthest committed checkpoint, for an attempt that is open.
+        time: when that one was last heard of; UTC, ISO 8601.
     """
     if state.status == "done" and winner == state.winner:
         return state
     attempts = tuple(
-        item if item.cause else _closed(item, "stopped", "its driver ended before it", 0, time)
+        item if item.cause else _closed(item, "stopped", "its driver ended before it", steps, time)
         for item in state.attempts
     )
     return replace(

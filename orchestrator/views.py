@@ -23,6 +23,10 @@ _NUMBERS = (
     "bucket_accuracy",
     "left_out_rows",
 )
+_REACHED = ("step", "steps", "epoch", "loss", "bucket_accuracy", "left_out_rows")
+"""What of them is a world's, whichever attempt told it; how fast and where is an attempt's."""
+_LOOKS = 4
+"""Attempts of which the progress is looked for, the newest first."""
 _PLACED = ("running", "done", "failed")
 """States in which a world's last machine tells something."""
 _MAKERS = {"NVIDIA", "AMD", "Tesla", "GeForce", "Quadro", "Instinct", "Radeon"}
@@ -97,16 +101,19 @@ def of_run(run: Run, states: Sequence[WorldState], *, driven: bool) -> list[Worl
 
 def _stored(run: Run, state: WorldState, driven: bool) -> WorldView:
     last = state.attempts[-1] if state.attempts else None
-    shown = state.winner or (last.name if last else None)
+    name = state.winner or (last.name if last else None)
+    progress = _progress(run, state.index, name) if name else {}
     ended = [attempt for attempt in state.attempts if attempt.cause]
     ending = _ending(ended[-1].cause, ended[-1].message) if ended else ""
     lost = state.status == "running" and not driven
-    status = "pending" if lost else state.status
+    # One that told something has a place, kept or not.
+    unplaced = state.status == "running" and last and last.node is None and not progress
+    status = "pending" if lost else "waiting" if unplaced else state.status
     training = run.identity["training"]
     return _view(
         state.index,
         status,
-        _progress(run, state.index, shown) if shown else {},
+        progress or _reached(run, state),
         training["batch_size"],
         attempts=len(state.attempts),
         cause="its driver ended before it" if lost else ending,
@@ -115,6 +122,15 @@ def _stored(run: Run, state: WorldState, driven: bool) -> WorldView:
         node=(last.node or "") if last and status in _PLACED else "",
         epochs=training["epochs"],
     )
+
+
+def _reached(run: Run, state: WorldState) -> dict[str, Any]:
+    """Return how far a world is of which the last attempt told nothing yet."""
+    told = () if state.winner else state.attempts[-_LOOKS:-1]
+    for attempt in reversed(told):
+        if found := _progress(run, state.index, attempt.name):
+            return {name: found.get(name) for name in _REACHED}
+    return {}
 
 
 def _progress(run: Run, world: int, attempt: str) -> dict[str, Any]:

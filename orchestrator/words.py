@@ -1,8 +1,11 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and text as terminals take it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
+_HARMLESS = {key: sign for key, sign in _CONTROLS.items() if chr(key) not in "\t\n"}
 
 
 def duration(seconds: float) -> str:
@@ -44,3 +47,8 @@ def listed(numbers: Iterable[int]) -> str:
 def plural(count: int, noun: str) -> str:
     """Return the count with its noun, such as `1 world` and `2 worlds`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def harmless(text: str) -> str:
+    """Return text without signs that could move a terminal's cursor, other than tabs and lines."""
+    return text.translate(_HARMLESS)

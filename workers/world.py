@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,9 +59,11 @@ class Progress:
     loss: float
     """Mean over the steps since the last report."""
     rows_per_second: float
-    """Since the last report."""
+    """Since the last report, without the time of a validation."""
     seconds: float
     """Of this attempt so far."""
+    rows: int = 0
+    """Trained on since the last report."""
     bucket_accuracy: float | None = None
     """Share of validation rows whose likeliest bucket holds a label; None: not measured yet."""
     epoch_ended: bool = False
@@ -255,7 +257,8 @@ class World:
                 meter.add(self._train_on(ready), len(ready.examples))
                 beat()
                 if ready.ends_epoch:
-                    self._trained.bucket_accuracy = self._validate(beat)
+                    with meter.paused():
+                        self._trained.bucket_accuracy = self._validate(beat)
                 if ready.ends_epoch or self.step % runtime.report_steps == 0:
                     report(meter.progress(self._trained, ready.block.epoch, ready.ends_epoch))
                 due = due or self.step % runtime.checkpoint_steps == 0
@@ -354,6 +357,13 @@ class _Meter:
         self._losses.append(loss)
         self._rows += rows
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = self._clock()
+        yield
+        # Else the rate of few steps and a long validation would tell nothing of the steps.
+        self._since += self._clock() - began
+
     def progress(self, trained: Trained, epoch: int, epoch_ended: bool) -> Progress:
         now = self._clock()
         seconds = max(now - self._since, 1e-9)
@@ -364,6 +374,7 @@ class _Meter:
             loss=sum(self._losses) / max(1, len(self._losses)),
             rows_per_second=self._rows / seconds,
             seconds=now - self._began,
+            rows=self._rows,
             bucket_accuracy=trained.bucket_accuracy,
             epoch_ended=epoch_ended,
             left_out_rows=sum(entry.rows for entry in trained.left_out),

@@ -7,10 +7,12 @@ typo are answered at once.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
 from orchestrator.cli.arguments import Arguments, parse
+from orchestrator.words import harmless
 from workers.errors import ManyworldsError
 
 __all__ = ["main"]
@@ -47,16 +49,25 @@ def main(words: Sequence[str] | None = None) -> int:
         0 if all went as asked, which `manyworlds stop` is too; 1 if worlds failed, or are not done
         at the end of `manyworlds status --watch`; 2 if the command was refused; 130 after Ctrl-C.
     """
+    _spell_what_it_can()
     arguments = parse(sys.argv[1:] if words is None else words)
     try:
         home = importlib.import_module(f"orchestrator.cli.{_HOMES[arguments.verb]}")
         return int(getattr(home, arguments.verb)(arguments))
     except ManyworldsError as error:
-        print(f"manyworlds {arguments.verb}: {_indented(str(error))}", file=sys.stderr)
+        print(f"manyworlds {arguments.verb}: {_indented(harmless(str(error)))}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         print(f"\n{_after_interrupt(arguments)}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _spell_what_it_can() -> None:
+    """Let output in an encoding without some signs show a `?` for them, and go on."""
+    for stream in (sys.stdout, sys.stderr):
+        # Others say themselves what they do.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _indented(message: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
+
+from orchestrator.words import harmless
 
 _LOG_WIDTH = 160
 """Columns of tables where the output is no terminal."""
@@ -16,17 +20,27 @@ _FEWEST_LINES = 12
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print lines, at once also where the output is a file."""
-    for line in lines:
-        print(line, flush=True)
+    """Print lines, at once also where the output is a file.
+
+    Raises:
+        SystemExit: whoever read the output left, as `head` does.
+    """
+    with _read():
+        for line in lines:
+            print(harmless(line), flush=True)
 
 
 def draw(*parts: RenderableType) -> None:
-    """Print tables and text, an empty line after each."""
+    """Print tables and text, an empty line after each.
+
+    Raises:
+        SystemExit: as of `show`.
+    """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
-    for part in parts:
-        console.print(part)
-        console.print()
+    with _read():
+        for part in parts:
+            console.print(part)
+            console.print()
 
 
 def lines_of_terminal() -> int | None:
@@ -37,3 +51,16 @@ def lines_of_terminal() -> int | None:
 def following(commands: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines that close a verb's output: commands to copy."""
     return ["next:", *(f"  {shlex.join(['manyworlds', *words])}" for words in commands)]
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    """End the process quietly where nobody reads its output any more, as newer Rich does."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        # Python writes what is left at its exit, and would complain again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise SystemExit(1) from error

@@ -29,7 +29,7 @@ def told(
     title = f"all {plural(config.worlds, 'world')}{aim}, by type of machine"
     if plan.estimates:
         parts.append(_machines(title, plan.estimates))
-    if target_hours is not None and (slow := _too_slow(plan)):
+    if target_hours is not None and (slow := _too_slow(plan, target_hours)):
         parts.append(slow)
     parts.append(_machines(_whole_title(plan.whole), plan.whole_estimates))
     parts.append("\n".join(_notes(plan)))
@@ -37,15 +37,19 @@ def told(
 
 
 def growth(
-    run: str, found: KeptEvaluation | None, continued: Sequence[Gain], hours: float | None
+    run: str,
+    found: KeptEvaluation | None,
+    continued: Sequence[Gain],
+    hours: float | None,
+    worlds: int,
 ) -> list[RenderableType]:
-    """Return what more worlds would bring a run, for people."""
+    """Return what more worlds than it has would bring a run, for people."""
     lines = [] if hours is None else [f"a world took {duration(3600 * hours)} on average"]
     if found is None:
         return ["\n".join([*lines, f"{run}: nobody measured its ensemble yet"])]
     table = plain_table(f"{found.data}, {plural(found.rows, 'row')}, in %")
     counts = sorted({worlds for _, worlds in found.metrics})
-    last = counts[-1]
+    last = measured_worlds(found)
     for heading in ("combiner", "metric", *(f"R={count}" for count in counts), f"R={2 * last}"):
         left = heading in ("combiner", "metric")
         table.add_column(heading, justify="left" if left else "right")
@@ -53,7 +57,14 @@ def growth(
         points = [f"{100 * gain.curve[count]:.2f}" for count in counts]
         more = "" if gain.doubled is None else f"about {100 * gain.doubled:.2f}"
         table.add_row(gain.combiner, gain.metric, *points, more)
+    if last < worlds:
+        return [table, f"measured with {last} of its {worlds} worlds; measure them all first"]
     return [table, "\n".join([*lines, *_verdict(continued, hours, last)])]
+
+
+def measured_worlds(found: KeptEvaluation) -> int:
+    """Return how many worlds the ensemble had that was measured."""
+    return max(worlds for _, worlds in found.metrics)
 
 
 def _verdict(continued: Sequence[Gain], hours: float | None, last: int) -> list[str]:
@@ -159,10 +170,17 @@ def _machine_cells(item: Estimate) -> list[str]:
     ]
 
 
-def _too_slow(plan: Plan) -> str:
+def _too_slow(plan: Plan, target_hours: float) -> str:
     told = {item.machine for item in plan.estimates}
     missing = [item.machine for item in plan.whole_estimates if item.machine not in told]
-    return f"one world alone takes longer on {', '.join(missing)}" if missing else ""
+    # There is one of this machine, whatever it takes.
+    late = [
+        f"{item.machine} takes longer"
+        for item in plan.estimates
+        if item.source == "measured" and item.hours > target_hours
+    ]
+    slow = [f"one world alone takes longer on {', '.join(missing)}"] if missing else []
+    return "; ".join([*late, *slow])
 
 
 def _whole_title(whole: Size) -> str:

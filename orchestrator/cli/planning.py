@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator import api, config, evaluations, presets
 from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import draw, following, show
-from orchestrator.cli.planned import growth, told
+from orchestrator.cli.planned import growth, measured_worlds, told
 from orchestrator.config import RunConfig
 from orchestrator.inputs import open_inputs
 from orchestrator.plan import (
@@ -22,9 +22,11 @@ from orchestrator.plan import (
 )
 from orchestrator.plan import plan as make
 from orchestrator.schema import Layer, dotted, from_overrides
+from workers.errors import ConfigError
 from workers.storage import Storage
 
 _CHOSEN = ("worlds", "partition.buckets")
+_INPUTS = {"data.text", "data.indices", "data.dense"}
 _TOLD = "told"
 """Stands for training data that is not there yet."""
 _FIRST = "runs/first"
@@ -47,6 +49,10 @@ def plan(arguments: Arguments) -> int:
 def _of_settings(preset: str | None, arguments: Arguments) -> int:
     words = [word for word in arguments.words if "=" in word]
     keys = _keys(preset, words)
+    if not arguments.rows and "data.train" not in keys:
+        raise arguments.wrong(
+            "data.train=ROWS, or --rows N where there are none yet, found neither"
+        )
     wanted = config.load(preset, [*_placeholders(keys, arguments), *words])
     given = [key for key in _CHOSEN if key in keys]
     if arguments.rows:
@@ -72,6 +78,11 @@ def _of_settings(preset: str | None, arguments: Arguments) -> int:
 
 
 def _of_run(run: str, arguments: Arguments) -> int:
+    if beside := _beside_run(arguments):
+        raise ConfigError(
+            f"{run}: expected a run alone, found {', '.join(beside)} beside it; what is left out"
+            " there says how a new run is planned"
+        )
     found = api.status(run)
     kept = evaluations.kept(Storage(run))
     newest = kept[-1] if kept else None
@@ -81,13 +92,20 @@ def _of_run(run: str, arguments: Arguments) -> int:
         curves = [asdict(gain) for gain in continued]
         show([json.dumps({"run": run, "world_hours": hours, "gains": curves}, indent=2)])
         return 0
-    draw(*growth(run, newest, continued, hours))
-    if newest is None:
-        held_out = found.config.data.validation or "HELD_OUT"
+    draw(*growth(run, newest, continued, hours, found.config.worlds))
+    if newest is None or measured_worlds(newest) < found.config.worlds:
+        held_out = newest.data if newest else found.config.data.validation or "HELD_OUT"
         show(following([["evaluate", run, f"data={held_out}"]]))
         return 0
     show(following([["grow", run, f"worlds={2 * found.config.worlds}"]]))
     return 0
+
+
+def _beside_run(arguments: Arguments) -> list[str]:
+    """Return the words that say nothing of a run that is there."""
+    settings = [word for word in arguments.words if "=" in word]
+    options = {"--rows": arguments.rows, "--target-hours": arguments.target_hours}
+    return settings + [name for name, value in options.items() if value]
 
 
 def _placeholders(keys: set[str], arguments: Arguments) -> list[str]:
@@ -95,7 +113,7 @@ def _placeholders(keys: set[str], arguments: Arguments) -> list[str]:
     values = {"run": _FIRST, "partition.buckets": "2"}
     if arguments.rows:
         values |= {"data.train": _TOLD}
-        if not keys & {"data.text", "data.indices", "data.dense"}:
+        if not keys & _INPUTS:
             values |= {"data.indices": _TOLD}
     return [f"{key}={value}" for key, value in values.items() if key not in keys]
 
@@ -112,12 +130,14 @@ def _training(
     preset: str | None, words: Sequence[str], planned: RunConfig, keys: set[str]
 ) -> list[str]:
     """Return the command that trains what was planned."""
-    rest = {
+    rest: dict[str, Any] = {
         "run": _FIRST,
         "data.train": "ROWS",
         "worlds": planned.worlds,
         "partition.buckets": planned.partition.buckets,
     }
+    if not keys & _INPUTS:
+        rest["data.text"] = "[COLUMN]"
     places = [f"{key}={value}" for key, value in rest.items() if key not in keys]
     return ["train", *([preset] if preset else []), *places, *words]
 

@@ -8,12 +8,14 @@ from rich.progress import Progress, TaskID
 
 from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import following, show
+from orchestrator.config import RunConfig
+from orchestrator.plan import buckets_for
 from orchestrator.prepare import PrepareConfig, Summary
 from orchestrator.prepare import prepare as make
-from orchestrator.schema import from_overrides, made
+from orchestrator.schema import from_overrides, made, to_override
 from orchestrator.words import plural
 
-_CLUSTER = "cluster="
+_CLUSTER, _SEPARATOR = "cluster=", "label_separator="
 _WIDTH = 40
 """Characters of the longest bar."""
 
@@ -24,7 +26,7 @@ def prepare(arguments: Arguments) -> int:
         raise arguments.wrong("source=PATH out=PATH and what the columns mean, found nothing")
     clusters = [word for word in arguments.words if word.startswith(_CLUSTER)]
     words = [word for word in arguments.words if word not in clusters]
-    config = made(PrepareConfig, [from_overrides(words)])
+    config = made(PrepareConfig, [from_overrides([_as_it_is(word) for word in words])])
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -43,6 +45,14 @@ def prepare(arguments: Arguments) -> int:
     return 0
 
 
+def _as_it_is(word: str) -> str:
+    """Return a word whose value YAML takes as it is: a separator is mostly a sign of YAML's."""
+    text = word.removeprefix(_SEPARATOR)
+    if text == word or text in ("", "null") or (len(text) > 1 and text[0] in "'\""):
+        return word
+    return to_override(_SEPARATOR.removesuffix("="), text)
+
+
 def told(summary: Summary, config: PrepareConfig) -> list[str]:
     """Return the lines that say what was made."""
     lines = [
@@ -56,7 +66,7 @@ def told(summary: Summary, config: PrepareConfig) -> list[str]:
         lines.append(f"what is set aside: {config.out}/aside.parquet")
     written = ", ".join(f"{name} {count:,}" for name, count in summary.rows.items() if count)
     lines += [
-        f"rows written: {written}",
+        f"rows written: {written or 'none'}",
         f"{summary.classes:,} classes, by how many rows have them:",
     ]
     most = max(summary.histogram.values(), default=0)
@@ -73,6 +83,9 @@ def _training(summary: Summary, config: PrepareConfig) -> list[str]:
         inputs = ["data.indices=indices", "data.values=values"]
     inputs += [f"data.indices={config.indices}"] if config.indices else []
     inputs += [f"data.values={config.values}"] if config.values else []
+    # The default is for more classes.
+    default, fitting = RunConfig().partition.buckets, buckets_for(summary.classes)
+    few = [f"partition.buckets={fitting}"] if fitting < default else []
     return [
         "train",
         "run=runs/first",
@@ -81,4 +94,5 @@ def _training(summary: Summary, config: PrepareConfig) -> list[str]:
         f"data.class_names={config.classes or f'{config.out}/classes.parquet'}",
         "data.weight=weight",
         *inputs,
+        *few,
     ]

@@ -14,7 +14,7 @@ from orchestrator.api import Item, Log, RunStatus, RunSummary
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.plan import Size
 from orchestrator.state import Attempt, WorldState, moment
-from orchestrator.words import duration, listed, percent, plural, size
+from orchestrator.words import duration, harmless, listed, percent, plural, size
 from workers.config import DataConfig
 
 if TYPE_CHECKING:
@@ -99,16 +99,17 @@ def driving(found: RunStatus) -> list[str]:
     return [f"{run}: driven by {found.driver}", *elsewhere, *asked]
 
 
-def attempts(states: Sequence[WorldState]) -> Table:
+def attempts(found: RunStatus) -> Table:
     """Return a table of all attempts, by world; times in UTC."""
     result = plain_table("attempts, times in UTC; * the one whose weights count")
     right = ("world", "took", "checkpoint")
     for heading in ("world", "attempt", "began", "ended", "took", "checkpoint", "end", "on", "why"):
         justify: Literal["left", "right"] = "right" if heading in right else "left"
         result.add_column(heading, justify=justify, overflow="fold")
-    for state in states:
+    for state, view in zip(found.states, found.views, strict=True):
+        going = "cut off" if not found.driven else "waits" if view.state == "waiting" else "runs"
         for attempt in state.attempts:
-            result.add_row(*_attempt_cells(state, attempt))
+            result.add_row(*_attempt_cells(state, attempt, going))
     return result
 
 
@@ -237,7 +238,7 @@ def answer_lines(answer: Mapping[str, Any]) -> list[str]:
     return [answer["query"], f"  {'score':>10}  {'class':>10}", *lines, ""]
 
 
-def _attempt_cells(state: WorldState, attempt: Attempt) -> list[str | Text]:
+def _attempt_cells(state: WorldState, attempt: Attempt, going: str) -> list[str | Text]:
     began, ended = moment(attempt.started_at), moment(attempt.ended_at)
     took = duration((ended - began).total_seconds()) if began and ended else ""
     return [
@@ -247,14 +248,14 @@ def _attempt_cells(state: WorldState, attempt: Attempt) -> list[str | Text]:
         _clock(ended, attempt.ended_at),
         took,
         f"{attempt.steps:,}" if attempt.steps else "",
-        (attempt.cause or "runs").replace("_", " "),
-        Text(attempt.node or ""),
-        Text("" if attempt.cause == "done" else attempt.message),
+        (attempt.cause or going).replace("_", " "),
+        Text(harmless(attempt.node or "")),
+        Text("" if attempt.cause == "done" else harmless(attempt.message)),
     ]
 
 
 def _clock(found: datetime | None, text: str | None) -> Text:
-    return Text(f"{found:%Y-%m-%d %H:%M:%S}" if found else text or "")
+    return Text(f"{found:%Y-%m-%d %H:%M:%S}" if found else harmless(text or ""))
 
 
 def _by_k(title: str, metrics: Mapping[str, float]) -> Table:

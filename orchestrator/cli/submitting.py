@@ -10,7 +10,7 @@ from orchestrator.cli.arguments import Arguments
 from orchestrator.cli.output import following, show
 from orchestrator.config import RunConfig, given, overrides_of
 from orchestrator.inputs import absolute, anchored
-from orchestrator.observers.settings import FROM_ENVIRONMENT
+from orchestrator.observers.settings import FROM_ENVIRONMENT, may_be_secret
 from orchestrator.submitting import Job, Jobs
 from workers.errors import ConfigError
 from workers.storage import refuse_credentials
@@ -83,7 +83,7 @@ def _check(config: RunConfig) -> None:
             f"expected {_KEY}={_HERE} beside --submit, found {address}: a job runs on the cluster"
             " that it was submitted to"
         )
-    if notify is not None and not notify.startswith(FROM_ENVIRONMENT):
+    if may_be_secret(notify):
         raise ConfigError(
             f"watch.notify: expected {FROM_ENVIRONMENT}NAME beside --submit, found the command or"
             " URL itself, which everybody who sees the cluster's jobs could read; put it into an"

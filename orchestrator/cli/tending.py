@@ -27,7 +27,7 @@ def status(arguments: Arguments) -> int:
         show([json.dumps({"schema": 1, **reports.status(found)}, indent=1)])
         return OK
     show([*reports.driving(found), ""])
-    every = [reports.attempts(found.states)] if arguments.attempts else []
+    every = [reports.attempts(found)] if arguments.attempts else []
     draw(display.table(found.views, room=lines_of_terminal()), *every)
     show(following(reports.next_of_run(found)))
     return OK

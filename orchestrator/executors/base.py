@@ -152,7 +152,8 @@ def outcome_of(call: Callable[[], dict[str, Any]]) -> Outcome:
         return Outcome("done", receipt=call())
     except BaseException as error:
         # SystemExit too: the thread that called would end without a word.
-        return Outcome(cause_of(error), explain(error))
+        cause = cause_of(error)
+        return Outcome(cause, str(error) if cause == "stopped" else explain(error))
 
 
 def cause_of(error: BaseException) -> Cause:

@@ -59,6 +59,11 @@ def notify_problem(target: str) -> str | None:
     return None if words and words[0] else f"{expected} nothing"
 
 
+def may_be_secret(target: str | None) -> bool:
+    """Return whether a value of `notify` may hold credentials: it is a command or a URL itself."""
+    return target is not None and not target.startswith(FROM_ENVIRONMENT)
+
+
 def is_url(target: str) -> bool:
     """Return whether a value of `notify` is a URL."""
     return target.startswith(("http://", "https://"))

@@ -54,11 +54,14 @@ class Bounds:
 def collision(classes: int, buckets: int, kind: Kind = "permutation") -> float:
     """Return q, the chance that two of `classes` share a bucket in one world.
 
-    1/B under hashing, (K/B - 1)/(K - 1) where all buckets hold K/B classes.
+    1/B under hashing; (K/B - 1)/(K - 1) where all buckets hold K/B classes, and where B does not
+    divide K, and some hold one more than others, what their pairs come to.
     """
     if kind == "hash":
         return 1 / buckets
-    return max(0.0, (classes / buckets - 1) / (classes - 1))
+    fewest, more = divmod(classes, buckets)
+    pairs = buckets * fewest * (fewest - 1) / 2 + more * fewest
+    return pairs / (classes * (classes - 1) / 2)
 
 
 def confusion(classes: int, buckets: int, worlds: int, kind: Kind = "permutation") -> float:

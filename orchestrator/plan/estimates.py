@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,8 @@ LIBRARIES = 500_000_000
 """Bytes of Python and its libraries, of each world."""
 _MEMORY_SHARE = 0.9
 """Of a device's memory that worlds may take."""
+_ROUNDING = 1e-9
+"""Of hours."""
 _FORWARD_SHARE = 1 / 3
 """Of a training step's products that answers take."""
 
@@ -50,11 +53,12 @@ class Estimate:
 def on_machines(config: RunConfig, data: Data, machine: MachineType, machines: int = 1) -> Estimate:
     """Return what a run takes on machines of a type, by roofline.
 
-    A world has a GPU of its own, or on CPUs a part of the machine.
+    A world has a GPU of its own, or on CPUs a part of a machine, which is the larger the more
+    machines there are.
     """
     config = _as_there(config, machine)
     size = size_of(config, data, on_gpu=machine.gpus > 0)
-    each = _worlds_on(machine, config.worlds)
+    each = _worlds_on(machine, config.worlds, machines)
     part = 1.0 if machine.gpus else 1 / each
     work = work_of(config, data, bf16=config.training.precision == "bf16")
     step = work.seconds(tflops=machine.tflops * part, bandwidth=machine.bandwidth * part)
@@ -76,12 +80,16 @@ def machines_for(
 
     More machines than one for each world bring nothing.
     """
-    one = on_machines(config, data, machine)
-    turns = math.floor(target_hours / one.world_hours + 1e-9)
-    if not turns:
-        return None
-    slots = math.ceil(config.worlds / turns)
-    return on_machines(config, data, machine, math.ceil(slots / one.at_once))
+    most = on_machines(config, data, machine, config.worlds)
+    if most.trouble or most.hours > target_hours * (1 + _ROUNDING):
+        return most if most.trouble else None
+
+    def too_few(machines: int) -> bool:
+        found = on_machines(config, data, machine, machines)
+        return bool(found.trouble) or found.hours > target_hours * (1 + _ROUNDING)
+
+    least = 1 + bisect_left(range(1, config.worlds), True, key=lambda count: not too_few(count))
+    return on_machines(config, data, machine, least)
 
 
 def here(config: RunConfig, size: Size, paces: Sequence[Pace]) -> Estimate:
@@ -158,10 +166,11 @@ def _as_there(config: RunConfig, machine: MachineType) -> RunConfig:
     return replace(config, training=replace(config.training, precision=precision))
 
 
-def _worlds_on(machine: MachineType, worlds: int) -> int:
+def _worlds_on(machine: MachineType, worlds: int, machines: int) -> int:
+    """Return how many worlds train side by side on each of some machines, at most."""
     offered = Machine(cpus=machine.cpus, gpus=machine.gpus)
-    demand = demand_of(worlds, [offered], gpus="auto", cpus="auto")
-    return max(1, min(worlds, offered.room(demand)))
+    demand = demand_of(worlds, [offered] * machines, gpus="auto", cpus="auto")
+    return max(1, min(-(-worlds // machines), offered.room(demand)))
 
 
 def _trouble(size: Size, machine: MachineType, each: int) -> str:

@@ -22,6 +22,8 @@ WORK = "work"
 """The folder of a job's that is removed at the end."""
 UNPACKED = f"{WORK}/unpacked"
 """In it: compressed files, unpacked."""
+LABELS, WEIGHT = "labels", "weight"
+"""What the columns of class ids and weights are called that are written."""
 _SIGNS = '\n\r\t",|{}[]: 0123456789'
 """What files are cut by."""
 
@@ -98,7 +100,18 @@ class PrepareConfig:
                 if getattr(self, name)
             ]
         elif not (self.text or self.indices):
-            found.append("text: expected text columns, or indices=..., found neither")
+            found.append(
+                "text: expected text columns, indices=... or format=xmc, found none of them"
+            )
+        for setting in ("text", "indices", "values"):
+            value = getattr(self, setting)
+            names = [value] if isinstance(value, str) else (value or ())
+            found += [
+                f"{setting}: expected columns of other names than {name}, which is that of another"
+                " column that is written; rename it in the source"
+                for name in (LABELS, WEIGHT)
+                if name in names
+            ]
         if self.values and not self.indices:
             found.append("values: expected indices beside it, found none")
         for name in ("validation", "test"):

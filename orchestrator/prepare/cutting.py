@@ -1,8 +1,9 @@
 """Where the rows of a file end, looked for in many parts of it at a time.
 
-In a CSV file a line's end is no row's where it stands between quotes: where their number before
-it is odd. A part of a file alone cannot tell how many stand before itself, so it tells both: where
-rows end if they are even in number, and where if they are odd. Whoever has all parts knows which.
+In a CSV file a line's end is no row's where it stands in a quoted text: one that begins with a
+quote, and ends with the next that is not doubled; quotes elsewhere are signs like others. A part of
+a file alone cannot tell what it begins in, so it tells for each case where rows end, and what the
+next part begins in then. Whoever has all parts knows which.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.jit import kernel
+from workers.jit import inline, kernel
 
 _LOOK = 1 << 22
 """Bytes that are looked through at a time."""
 _BEGIN = 1 << 16
 """Bytes that are read first where a line's end is likely near."""
-_NEWLINE, _QUOTE = ord("\n"), ord('"')
+_NEWLINE, _RETURN, _QUOTE, _COMMA = (ord(sign) for sign in '\n\r",')
+
+OUTSIDE, INSIDE, CLOSED = range(3)
+"""Where a part begins: in no quoted text, in one, or after a quote that ends one or is doubled."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,17 @@ class Piece:
 
 
 class Look(NamedTuple):
-    """What a part of a file tells."""
+    """What a part of a file tells; each by where it begins: `OUTSIDE`, `INSIDE` or `CLOSED`."""
 
-    quotes: int
-    """Its quotes: 0 if they are even in number, 1 if odd."""
-    even: list[int]
-    """Where the file is cut if the quotes before the part are even in number."""
-    odd: list[int]
-    """Where it is if they are odd."""
+    after: list[int]
+    """(3,) where the next part begins then."""
+    cuts: list[list[int]]
+    """(3,) where the file is cut then."""
+
+
+def plain(cuts: list[int]) -> Look:
+    """Return what a part without quotes tells, which is cut there."""
+    return Look([OUTSIDE, INSIDE, CLOSED], [cuts, [], []])
 
 
 def look_through(opened: Any, part: Piece, step: int, *, quoted: bool) -> Look:
@@ -56,19 +63,22 @@ def look_through(opened: Any, part: Piece, step: int, *, quoted: bool) -> Look:
         step: bytes from one cut to the next.
         quoted: whether what stands between quotes ends no row.
     """
-    quotes, ends = 0, np.zeros((0, 2), np.int64)
+    if not quoted:
+        begins = range(max(part.start, step), part.stop, step)
+        found = [_line_end(opened, begin, min(begin + step, part.stop)) for begin in begins]
+        return plain([end for end in found if end > 0])
+    before = ord(_byte(opened, part.start - 1)) if part.start else _NEWLINE
+    reader = _Quotes(np.array([False, True, False]), np.array([-2, -2, part.start - 1]))
+    cuts: list[list[int]] = [[], [], []]
     for begin in range(part.start, part.stop, step):
-        found = np.full(2, -1, np.int64)
-        stop = min(begin + step, part.stop)
-        if quoted:
-            for at, text in _blocks(opened, begin, stop, _LOOK):
-                quotes = _scan(np.frombuffer(text, np.uint8), at, quotes, found)
-        elif begin:
-            found[0] = _line_end(opened, begin, stop)
+        ends = np.full(3, -1, np.int64)
+        for at, text in _blocks(opened, begin, min(begin + step, part.stop), _LOOK):
+            before = _scan(np.frombuffer(text, np.uint8), at, before, *reader, ends)
         if begin:
-            ends = np.concatenate([ends, [found]])
-    even, odd = ends.T
-    return Look(quotes, even[even > 0].tolist(), odd[odd > 0].tolist())
+            for known, end in zip(cuts, ends.tolist(), strict=True):
+                known += [end] if end > 0 else []
+    closed = np.where(reader.closed == part.stop - 1, CLOSED, OUTSIDE)
+    return Look(np.where(reader.inside, INSIDE, closed).tolist(), cuts)
 
 
 def cut(file: str, size: int, looks: Iterable[Look]) -> list[Piece]:
@@ -79,12 +89,23 @@ def cut(file: str, size: int, looks: Iterable[Look]) -> list[Piece]:
         size: its bytes.
         looks: at all of its parts, in order.
     """
-    cuts, quotes = [0], 0
+    cuts, state = [0], OUTSIDE
     for look in looks:
-        cuts += look.odd if quotes % 2 else look.even
-        quotes += look.quotes
+        cuts += look.cuts[state]
+        state = look.after[state]
     cuts = [*(at for at in cuts if at < size), size]
     return [Piece(file, *each) for each in itertools.pairwise(cuts)]
+
+
+def unended(text: bytes) -> int | None:
+    """Return where the row begins in which a quoted text does not end; None: all of them do.
+
+    Args:
+        text: whole rows of a CSV file, but for that one.
+    """
+    data = np.frombuffer(text, np.uint8)
+    begin = int(_last_row(data))
+    return begin if begin >= 0 else None
 
 
 def first_line(opened: Any) -> bytes:
@@ -117,22 +138,83 @@ def _blocks(opened: Any, begin: int, stop: int | None, size: int) -> Iterator[tu
         size = _LOOK
 
 
+class _Quotes(NamedTuple):
+    # What is known of quotes up to a place, by where the part begins.
+    inside: NDArray[np.bool_]
+    """(3,) whether a quoted text has begun and not ended."""
+    closed: NDArray[np.int64]
+    """(3,) where the last quote stands that ended one."""
+
+
+def _byte(opened: Any, at: int) -> bytes:
+    opened.seek(at)
+    return bytes(opened.read(1))
+
+
+@inline
+def _turns(inside: Any, closed: Any, at: Any, before: Any) -> Any:
+    """Return whether a quote begins or ends a quoted text.
+
+    Args:
+        inside: whether it stands in one.
+        closed: where the last quote stands that ended one.
+        at: where it stands.
+        before: the sign before it.
+    """
+    doubled = closed == at - 1
+    return inside or doubled or before in (_COMMA, _NEWLINE, _RETURN)
+
+
 @kernel
-def _scan(data: NDArray[np.uint8], at: int, quotes: int, found: NDArray[np.int64]) -> int:
-    """Note the first line's ends after an even and after an odd number of quotes.
+def _scan(
+    data: NDArray[np.uint8],
+    at: int,
+    before: int,
+    inside: NDArray[np.bool_],
+    closed: NDArray[np.int64],
+    found: NDArray[np.int64],
+) -> int:
+    """Note the first line's end in no quoted text, for each of where the part begins.
 
     Args:
         data: some of a file.
         at: where it begins.
-        quotes: before it, modulo 2.
-        found: (2,) for both numbers, -1 where nothing is found yet.
+        before: the sign before it.
+        inside: as in `_Quotes`; brought up to date.
+        closed: likewise.
+        found: (3,), -1 where nothing is found yet.
 
     Returns:
-        The quotes before what follows, modulo 2.
+        The last sign.
     """
     for position in range(len(data)):
-        if data[position] == _QUOTE:
-            quotes = 1 - quotes
-        elif data[position] == _NEWLINE and found[quotes] < 0:
-            found[quotes] = at + position + 1
-    return quotes
+        sign = data[position]
+        if sign == _QUOTE:
+            for begin in range(3):
+                if _turns(inside[begin], closed[begin], at + position, before):
+                    if inside[begin]:
+                        closed[begin] = at + position
+                    inside[begin] = not inside[begin]
+        elif sign == _NEWLINE:
+            for begin in range(3):
+                if not inside[begin] and found[begin] < 0:
+                    found[begin] = at + position + 1
+        before = sign
+    return before
+
+
+@kernel
+def _last_row(data: NDArray[np.uint8]) -> int:
+    """Return where the last row begins if a quoted text does not end in it, else -1."""
+    inside, closed, before, begin = False, -2, _NEWLINE, 0
+    for position in range(len(data)):
+        sign = data[position]
+        if sign == _QUOTE:
+            if _turns(inside, closed, position, before):
+                if inside:
+                    closed = position
+                inside = not inside
+        elif sign == _NEWLINE and not inside:
+            begin = position + 1
+        before = sign
+    return begin if inside else -1

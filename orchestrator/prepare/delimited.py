@@ -10,12 +10,11 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from orchestrator.prepare.config import Format, PrepareConfig
+from orchestrator.prepare.cutting import unended
 from orchestrator.prepare.rows import aside
 from workers.errors import DataError
 
 DELIMITERS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
-_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
-"""What some programs begin a file with."""
 
 
 def column_names(first: bytes, config: PrepareConfig, kind: Format, where: str) -> list[str]:
@@ -24,7 +23,7 @@ def column_names(first: bytes, config: PrepareConfig, kind: Format, where: str) 
     Raises:
         DataError: columns that the settings name are not among them.
     """
-    line = first.decode(config.encoding, "replace").removeprefix(_MARK)
+    line = first.decode(config.encoding, "replace")
     names = next(csv.reader([line], delimiter=DELIMITERS[kind]), [])
     if missing := [name for name in config.inputs() if name not in names]:
         raise DataError(
@@ -46,6 +45,56 @@ def read_delimited(
         config: says which are read.
         kind: csv or tsv.
     """
+    text, unread = _ended(text) if kind == "csv" else (text, [])
+    table, reasons, wrong = _rows(text, names, config.inputs(), kind)
+    quoted = [_shown(row, config.encoding) for row in wrong]
+    decoded, bad = _decoded(table.combine_chunks(), config.encoding)
+    quotes = [str(row) for row in table.filter(bad).to_pylist()]
+    unreadable = [f"not in {config.encoding}"] * len(quotes)
+    kept = decoded.filter(pc.invert(bad)) if quotes else decoded
+    open_ended = [_shown(line, config.encoding) for line in unread]
+    return kept, aside(
+        "",
+        [*reasons, *["a quote that does not end"] * len(unread), *unreadable],
+        [*quoted, *open_ended, *quotes],
+    )
+
+
+def _ended(text: bytes) -> tuple[bytes, list[bytes]]:
+    """Return rows without the lines in which a quote begins that never ends, and those lines."""
+    whole, lines = b"", []
+    while (begin := unended(text)) is not None:
+        line, _, rest = text[begin:].partition(b"\n")
+        lines.append(line)
+        whole, text = whole + text[:begin], rest
+    return whole + text, lines
+
+
+def _rows(
+    text: bytes, names: list[str], wanted: list[str], kind: Format
+) -> tuple[pa.Table, list[str], list[bytes]]:
+    """Return wanted columns as bytes, and rows with other numbers of columns: reasons and bytes."""
+    if _is_utf8(text):
+        table, reasons, wrong = _cells(text, names, wanted, kind)
+        return table, reasons, [row.encode() for row in wrong]
+    try:
+        return _cells(text, names, wanted, kind, skip=False)[0], [], []
+    except pa.ArrowInvalid:
+        # There are such rows, and Arrow cannot quote what is not in UTF-8. As Latin-1 all bytes
+        # are text, with the same commas, quotes and line ends.
+        table, reasons, wrong = _cells(text.decode("latin-1").encode(), names, wanted, kind)
+    columns = [_bytes_of(column) for column in table.columns]
+    return pa.table(columns, table.column_names), reasons, [row.encode("latin-1") for row in wrong]
+
+
+def _cells(
+    text: bytes, names: list[str], wanted: list[str], kind: Format, *, skip: bool = True
+) -> tuple[pa.Table, list[str], list[str]]:
+    """Return wanted columns as bytes, and rows with other numbers of columns: reasons and texts.
+
+    Raises:
+        ArrowInvalid: there are such rows, and they are not to be skipped.
+    """
     reasons: list[str] = []
     wrong: list[str] = []
 
@@ -54,29 +103,40 @@ def read_delimited(
         wrong.append(row.text)
         return "skip"
 
-    wanted = config.inputs()
     kinds = dict.fromkeys(wanted, pa.binary())
-    if text.strip():
-        table = arrow_csv.read_csv(
-            io.BytesIO(text),
-            arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=len(text) + 1),
-            arrow_csv.ParseOptions(
-                delimiter=DELIMITERS[kind],
-                quote_char='"' if kind == "csv" else False,
-                newlines_in_values=kind == "csv",
-                invalid_row_handler=invalid,
-            ),
-            arrow_csv.ConvertOptions(
-                include_columns=wanted, column_types=kinds, strings_can_be_null=False
-            ),
-        )
-    else:
-        table = pa.table({name: pa.array([], pa.binary()) for name in wanted})
-    decoded, bad = _decoded(table.combine_chunks(), config.encoding)
-    quotes = [str(row) for row in table.filter(bad).to_pylist()]
-    unreadable = [f"not in {config.encoding}"] * len(quotes)
-    kept = decoded.filter(pc.invert(bad)) if quotes else decoded
-    return kept, aside("", reasons + unreadable, wrong + quotes)
+    if not text.strip():
+        return pa.table({name: pa.array([], pa.binary()) for name in wanted}), [], []
+    table = arrow_csv.read_csv(
+        io.BytesIO(text),
+        arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=len(text) + 1),
+        arrow_csv.ParseOptions(
+            delimiter=DELIMITERS[kind],
+            quote_char='"' if kind == "csv" else False,
+            newlines_in_values=kind == "csv",
+            invalid_row_handler=invalid if skip else None,
+        ),
+        arrow_csv.ConvertOptions(
+            include_columns=wanted, column_types=kinds, strings_can_be_null=False
+        ),
+    )
+    return table, reasons, wrong
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        pa.array([text], pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _shown(line: bytes, encoding: str) -> str:
+    return line.decode(encoding, "replace")
+
+
+def _bytes_of(column: pa.ChunkedArray) -> pa.Array:
+    """Return what was read as Latin-1 as the bytes that it was."""
+    return pa.array([cell.decode().encode("latin-1") for cell in column.to_pylist()], pa.binary())
 
 
 def _decoded(table: pa.Table, encoding: str) -> tuple[pa.Table, pa.Array]:

@@ -28,10 +28,12 @@ from orchestrator.prepare.config import WORK, PrepareConfig
 from orchestrator.prepare.rows import ASIDE
 from orchestrator.prepare.sources import Source
 from orchestrator.prepare.stages import SPLITS, Stages
+from orchestrator.words import plural
 from workers.errors import ConfigError, DataError, RunError, StorageFull
 from workers.storage import Storage
 
 JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
+CLASSES = "classes.parquet"
 _FEW_BYTES = 2 << 30
 """Of files that are looked through sooner here than other processes start."""
 
@@ -102,8 +104,18 @@ def prepare(
     if not config.out:
         raise ConfigError("out: expected the folder to write, found nothing")
     # Other machines have other working folders.
-    config = replace(config, source=absolute(config.source), out=Storage(config.out).uri)
+    config = replace(
+        config,
+        source=absolute(config.source),
+        classes=config.classes and absolute(config.classes),
+        out=Storage(config.out).uri,
+    )
     storage, source = Storage(config.out), Source(config)
+    if any(source.reads(storage.where(name)) for name in (JOB, SUMMARY, ASIDE_FILE, CLASSES)):
+        raise ConfigError(
+            f"out: expected another folder than that of the source, found {config.out}; what is"
+            " written there would be read as rows"
+        )
     try:
         _agree(config, source, storage)
         if storage.exists(SUMMARY):
@@ -144,6 +156,8 @@ class _Job:
             self._cut()
         self._layout = layout.read(self._storage)
         pieces, parts = len(self._layout.pieces), self._layout.parts
+        if not pieces:
+            raise self._no_rows()
         self._step("read", "rows/", pieces)
         self._step("know", "known/", self._layout.known)
         self._step("count", "classes/", parts)
@@ -197,11 +211,31 @@ class _Job:
             return sum(self._rows(f"known/{i:05d}") for i in known), np.zeros(len(parts), np.int64)
         ends = np.cumsum([self._rows(f"classes/{part:05d}") for part in parts])
         if ends[-1] < 2:
-            raise DataError(
-                f"expected at least 2 classes, found {ends[-1]}; look at the labels column, at"
-                " min_count, and at what was set aside"
-            )
+            raise self._no_classes(int(ends[-1]))
         return int(ends[-1]), np.concatenate([[0], ends[:-1]]).astype(np.int64)
+
+    def _no_rows(self) -> DataError:
+        files = plural(len(self._source.files), "file")
+        return DataError(f"{self._config.source}: expected rows, found none in {files}")
+
+    def _no_classes(self, classes: int) -> DataError:
+        reasons = self._gather_aside()
+        if not reasons and not self._rows_read():
+            return self._no_rows()
+        told = ""
+        if reasons:
+            reason, count = next(iter(reasons.items()))
+            told = (
+                f"; set aside: {plural(sum(reasons.values()), 'row')}, see"
+                f" {self._storage.where(ASIDE_FILE)}, {count:,} of them for: {reason}"
+            )
+        return DataError(
+            f"expected at least 2 classes, found {classes}; look at the labels column and at"
+            f" min_count{told}"
+        )
+
+    def _rows_read(self) -> int:
+        return sum(self._rows(f"rows/{i:05d}") for i in range(len(self._layout.pieces)))
 
     def _summary(self, classes: int) -> Summary:
         """Return what the job made, and gather what is set aside."""
@@ -211,7 +245,7 @@ class _Job:
         rows = {
             split: sum(self._rows(f"{split}/part-{part:05d}") for part in parts) for split in SPLITS
         }
-        read = sum(self._rows(f"rows/{i:05d}") for i in range(len(self._layout.pieces)))
+        read = self._rows_read()
         numbered = sum(self._rows(f"numbered/{i:05d}") for i in range(len(self._layout.pieces)))
         counts = np.zeros(64, np.int64)
         for part in parts:
@@ -255,15 +289,29 @@ def _agree(config: PrepareConfig, source: Source, storage: Storage) -> None:
     asked = {**asdict(config), "text": list(config.text), "columns": list(config.columns)}
     told: dict[str, Any] = {"config": asked, "files": dict(source.files)}
     if not storage.exists(JOB):
+        # What is wrong with them shall not stay in the folder.
+        source.check()
         storage.write_json(JOB, told)
         return
     known = storage.read_json(JOB)
     for what in told:
         if known.get(what) != told[what]:
+            difference = _difference(what, known.get(what, {}), told[what])
             raise RunError(
                 f"{config.out}: expected what is prepared there to have the same {what}, found"
-                " others; give another folder by out=, or remove this one"
+                f" others: {difference}; give another folder by out=, or remove this one"
             )
+
+
+def _difference(what: str, there: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the words for the first setting or file that is not the same."""
+    names = dict.fromkeys([*now, *there])
+    name = next(name for name in names if there.get(name) != now.get(name))
+    if what == "config":
+        return f"{name}={there.get(name)} there, {now.get(name)} now"
+    if name in there and name in now:
+        return f"{name} has {there[name]:,} bytes there, {now[name]:,} now"
+    return f"{name} is new" if name in now else f"{name} is gone"
 
 
 def _tidy(storage: Storage) -> None:

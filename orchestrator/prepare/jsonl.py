@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -40,24 +41,27 @@ def _by_arrow(text: bytes, config: PrepareConfig) -> pa.Table | None:
     if set(wanted) - set(table.column_names):
         return None
     table = table.select(wanted)
-    numbers = (config.values, config.weight)
-    plain = (
-        _is_plain(column.type, name in numbers)
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    )
-    return table if all(plain) else None
+    # Arrow takes bytes that are no text along.
+    table.validate(full=True)
+    kinds = zip(table.column_names, table.schema.types, strict=True)
+    return table if all(_is_plain(kind, name, config) for name, kind in kinds) else None
 
 
-def _is_plain(kind: pa.DataType, is_number: bool) -> bool:
-    """Return whether a field's text is as it was written.
+def _is_plain(kind: pa.DataType, name: str, config: PrepareConfig) -> bool:
+    """Return whether a field is of its type, and its text as it was written.
 
     What Arrow takes for a time is not, nor is a class that is called 12 in one line and 12.5 in
     another.
     """
-    if pa.types.is_list(kind):
-        return _is_plain(kind.value_type, is_number)
-    if is_number and pa.types.is_floating(kind):
-        return True
+    if name in (config.indices, config.values):
+        if not pa.types.is_list(kind):
+            return False
+        floats = name == config.values and pa.types.is_floating(kind.value_type)
+        return bool(floats or pa.types.is_integer(kind.value_type))
+    if name == config.weight:
+        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    if name == config.labels and name not in config.text and pa.types.is_list(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_integer(kind))
 
 
@@ -88,26 +92,29 @@ def _kind(name: str, config: PrepareConfig) -> pa.DataType:
 
 def _fitted(name: str, value: Any, config: PrepareConfig) -> Any:
     """Return a field as its column takes it; `TypeError` or `ValueError` if it cannot be."""
-    if value is None:
+    if _is_missing(value):
         return None
-    if name == config.indices:
-        return [_whole(item) for item in value]
-    if name == config.values:
-        return [float(item) for item in value]
+    if name in (config.indices, config.values):
+        number = _whole if name == config.indices else float
+        return [number(item) for item in (value.split() if isinstance(value, str) else value)]
     if name == config.weight:
         return float(value)
     if name == config.labels:
         if isinstance(value, list):
-            return [_name(item) for item in value]
+            return [_name(item) for item in value if not _is_missing(item)]
         text = _name(value)
         split = config.label_separator is not None
         return text.split(config.label_separator) if split else [text]
     return _name(value)
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
 def _whole(value: Any) -> int:
     number = int(value)
-    if number != value or not -(2**63) <= number < 2**63:
+    if (number != value and not isinstance(value, str)) or not -(2**63) <= number < 2**63:
         raise ValueError("no whole number")
     return number
 

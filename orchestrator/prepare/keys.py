@@ -1,12 +1,13 @@
 """What tells queries and names apart: 128 bits of each, the same on every machine.
 
 Queries are the same where the model sees them so: in Unicode's NFKC, in lower case, with single
-spaces. At 10^9 of them the chance that any two different ones have the same key is below 10^-20.
+spaces; and features in any order. At 10^9 of them the chance that any two different ones have the
+same key is below 10^-20.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,21 +43,42 @@ def text_keys(texts: pa.Array) -> Keys:
     return Keys(*_hash(*utf8_of(texts.cast(pa.large_string()))))
 
 
-def query_keys(table: pa.Table, text: tuple[str, ...], *lists: str | None) -> Keys:
+def query_keys(
+    table: pa.Table, text: tuple[str, ...], indices: str | None = None, values: str | None = None
+) -> Keys:
     """Return the keys of rows' queries.
 
     Args:
         table: of the rows.
         text: its columns of text.
-        lists: and of lists of numbers.
+        indices: its column of feature ids.
+        values: its column of their values.
     """
     high, low = (np.zeros(table.num_rows, np.uint64) for _ in range(2))
     for name in text:
         _join(high, low, *text_keys(_as_seen(table.column(name).combine_chunks())))
-    for column in lists:
-        if column:
-            _join(high, low, *_list_keys(table.column(column).combine_chunks()))
+    if indices:
+        lists = table.column(indices).combine_chunks()
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        columns = [lists.flatten().to_numpy()]
+        if values:
+            # Zero has two signs.
+            columns.append(table.column(values).combine_chunks().flatten().to_numpy() + 0.0)
+        for flat in _in_order(offsets, columns):
+            _join(high, low, *_list_keys(offsets - offsets[0], flat))
     return Keys(high, low)
+
+
+def _in_order(
+    offsets: NDArray[np.int64], columns: list[NDArray[np.generic]]
+) -> list[NDArray[np.generic]]:
+    """Return the items of all lists by ascending ids, which come first, and values."""
+    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    ids: Any = columns[0]
+    if ((ids[1:] > ids[:-1]) | (owners[1:] != owners[:-1])).all():
+        return columns
+    order = np.lexsort((*reversed(columns), owners))
+    return [column[order] for column in columns]
 
 
 def _as_seen(texts: pa.Array) -> pa.Array:
@@ -64,12 +86,9 @@ def _as_seen(texts: pa.Array) -> pa.Array:
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(seen, r"\s+", " "))
 
 
-def _list_keys(lists: pa.Array) -> Keys:
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    flat = lists.flatten()
-    size = flat.type.bit_width // 8
-    data = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False)).view(np.uint8)
-    return Keys(*_hash((offsets - offsets[0]) * size, data))
+def _list_keys(offsets: NDArray[np.int64], flat: NDArray[np.generic]) -> Keys:
+    data = np.ascontiguousarray(flat).view(np.uint8)
+    return Keys(*_hash(offsets * flat.dtype.itemsize, data))
 
 
 @kernel

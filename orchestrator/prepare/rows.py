@@ -1,8 +1,8 @@
 """Rows as they are read: those that can be used, and those that cannot, with the reason.
 
 Whatever a format holds, rows are a table of the text columns (string), or of `indices` (list of
-int64) and `values` (list of float32), with `names` (list of string): the names of a row's classes
-in Unicode's NFC, each once, in their order; and `weight` (float32), if there is one.
+int64) and `values` (list of float32), with `NAMES` (list of string): the names of a row's classes
+in Unicode's NFC, each once, in their order; and `WEIGHT` (float32), if there is one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchestrator.prepare.config import PrepareConfig
+from orchestrator.prepare.config import WEIGHT, PrepareConfig
 
+NAMES = "_names"
+"""What the column of class names is called until they have ids."""
 QUOTED = 200
 """Characters of a row that cannot be used that are kept."""
 ASIDE = pa.schema([("file", pa.string()), ("reason", pa.string()), ("row", pa.string())])
@@ -45,8 +47,8 @@ class Names(NamedTuple):
 
 def aside(file: str, reasons: list[str], rows: list[str]) -> pa.Table:
     """Return rows as they are set aside."""
-    quoted = [row[:QUOTED] for row in rows]
-    return pa.table([[file] * len(rows), reasons, quoted], schema=ASIDE)
+    short = [row[:QUOTED] for row in rows]
+    return pa.table([[file] * len(rows), reasons, short], schema=ASIDE)
 
 
 def sift(table: pa.Table, config: PrepareConfig, file: str) -> Sifted:
@@ -61,7 +63,7 @@ def sift(table: pa.Table, config: PrepareConfig, file: str) -> Sifted:
     wrong = _Wrong(table.num_rows)
     columns: dict[str, pa.Array] = {}
     if config.text:
-        texts = [_texts(_column(table, name)) for name in config.text]
+        texts = [_texts(column_of(table, name)) for name in config.text]
         columns |= dict(zip(config.text, texts, strict=True))
         blank = np.logical_and.reduce([_is_blank(text) for text in texts])
         if not config.indices:
@@ -71,18 +73,18 @@ def sift(table: pa.Table, config: PrepareConfig, file: str) -> Sifted:
         columns[config.indices] = ids
         if config.values:
             columns[config.values] = values
-    names = names_of(_column(table, config.labels), config.label_separator)
+    names = names_of(column_of(table, config.labels), config.label_separator)
     counts = np.diff(names.offsets)
     wrong.are(counts == 0, "no class")
     wrong.are(counts > config.most_labels, f"more than {config.most_labels:,} classes")
-    columns["names"] = pa.ListArray.from_arrays(pa.array(names.offsets, pa.int32()), names.flat)
+    columns[NAMES] = pa.ListArray.from_arrays(pa.array(names.offsets, pa.int32()), names.flat)
     if config.weight:
-        columns["weight"] = _weights(_column(table, config.weight), wrong)
+        columns[WEIGHT] = _weights(column_of(table, config.weight), wrong)
     rows = pa.table(columns)
     if not wrong.some.any():
         return Sifted(rows, aside(file, [], []))
     which = np.flatnonzero(wrong.some)
-    quotes = [_quoted(table.slice(int(row), 1)) for row in which]
+    quotes = [quoted(table.slice(int(row), 1)) for row in which]
     return Sifted(
         rows.filter(pa.array(~wrong.some)),
         aside(file, [wrong.reasons[int(row)] for row in which], quotes),
@@ -93,16 +95,15 @@ def names_of(column: pa.Array, separator: str | None) -> Names:
     """Return class names as text: of texts, numbers or lists of them, blank ones left out.
 
     Numbers that are whole are written without a point, whatever type they are stored in: what one
-    file has as 12 and another as 12.0 is one class.
+    file has as 12 and another as 12.0 is one class. What is not finite is no name: it stands for
+    a missing one.
 
     Args:
         column: (n,) of any type.
         separator: between the names in a text; None: it is one.
     """
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-        flat = _as_text(pc.list_flatten(column))
+    if is_list(column.type):
+        counts, flat = _lengths(column), _as_text(pc.list_flatten(column))
     else:
         flat, counts = _as_text(column), np.ones(len(column), np.int64)
         if separator is not None:
@@ -130,11 +131,37 @@ class _Wrong:
             self.some |= new
 
 
-def _column(table: pa.Table, name: str) -> pa.Array:
+def column_of(table: pa.Table, name: str) -> pa.Array:
+    """Return a column as one array."""
     column = table.column(name)
     if column.num_chunks == 0:
         return pa.array([], column.type)
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a column holds a list in each row."""
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(fits(kind) for fits in kinds)
+
+
+def owners_of(lists: pa.Array) -> NDArray[np.int64]:
+    """Return which row each item of lists is in."""
+    return np.repeat(np.arange(len(lists)), _lengths(lists))
+
+
+def listed(lists: pa.Array, items: pa.Array) -> pa.Array:
+    """Return lists with other items in the place of theirs; of nulls, empty ones."""
+    return pa.ListArray.from_arrays(_offsets(_lengths(lists)), items)
+
+
+def _lengths(lists: pa.Array) -> NDArray[np.int64]:
+    lengths: NDArray[np.int64] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(False)
+    return lengths
+
+
+def _offsets(counts: NDArray[np.int64]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
 
 
 def _texts(column: pa.Array) -> pa.Array:
@@ -153,13 +180,15 @@ def _as_text(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type):
-        whole = pc.equal(values, pc.floor(values))
-        if pc.all(whole, min_count=0).as_py():
-            values = values.cast(pa.int64(), safe=False)
+        values = values.cast(pa.float64())
+        values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, pa.float64()))
+        fits = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**63))
+        if pc.all(fits, min_count=0).as_py():
+            values = values.cast(pa.int64())
         else:
             return pa.array(
                 [
-                    None if v is None else (str(int(v)) if v == v // 1 else str(v))
+                    None if v is None else (str(int(v)) if v.is_integer() else str(v))
                     for v in values.to_pylist()
                 ],
                 pa.string(),
@@ -186,14 +215,14 @@ def _features(
     table: pa.Table, config: PrepareConfig, wrong: _Wrong
 ) -> tuple[pa.Array, pa.Array | None]:
     assert config.indices is not None
-    ids = _numbers(_column(table, config.indices), pa.int64(), "an index", wrong)
-    counts = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False)
+    ids = _numbers(column_of(table, config.indices), pa.int64(), "an index", wrong)
+    counts = _lengths(ids)
     if not config.text:
         wrong.are(counts == 0, "no features")
     if not config.values:
         return ids, None
-    values = _numbers(_column(table, config.values), pa.float32(), "a value", wrong)
-    others = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    values = _numbers(column_of(table, config.values), pa.float32(), "a value", wrong)
+    others = _lengths(values)
     wrong.are(counts != others, "as many values as indices expected, found others")
     flat = pc.list_flatten(values).to_numpy(zero_copy_only=False)
     bad = np.repeat(np.arange(len(others)), others)[~np.isfinite(flat)]
@@ -202,30 +231,34 @@ def _features(
 
 
 def _numbers(column: pa.Array, kind: pa.DataType, what: str, wrong: _Wrong) -> pa.Array:
-    """Return lists of numbers, also of texts that have them between spaces."""
-    if not pa.types.is_string(column.type):
-        return column.cast(pa.list_(kind))
-    lists = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.fill_null(column, "")))
-    counts = pc.list_value_length(lists).to_numpy()
-    flat = lists.flatten()
-    some = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)
-    owners, flat = np.repeat(np.arange(len(lists)), counts)[some], flat.filter(pa.array(some))
+    """Return lists of numbers, also of texts that have them between spaces; empty for nulls."""
+    if not is_list(column.type):
+        column = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(_texts(column)))
+        # What is between the spaces of an empty text.
+        some = pc.not_equal(pc.list_flatten(column), "")
+        owners, flat = owners_of(column), pc.list_flatten(column)
+        counts = np.bincount(owners[some.to_numpy(False)], minlength=len(column))
+        column = pa.ListArray.from_arrays(_offsets(counts), flat.filter(some))
+    flat = pc.list_flatten(column)
     try:
         numbers = flat.cast(kind)
+        fit = flat.is_valid().to_numpy(False)
     except pa.ArrowInvalid:
-        fit = np.array([_fits(text, kind) for text in flat.to_pylist()], np.bool_)
-        wrong.are(np.bincount(owners[~fit], minlength=len(lists)) > 0, f"{what} that is no number")
-        numbers = pc.if_else(pa.array(fit), flat, "0").cast(kind)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(lists)))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers)
+        fit = np.array([_fits(item, kind) for item in flat], np.bool_)
+    if not fit.all():
+        numbers = np.zeros(len(flat), kind.to_pandas_dtype())
+        numbers[fit] = flat.filter(pa.array(fit)).cast(kind).to_numpy()
+        bad = owners_of(column)[~fit]
+        wrong.are(np.bincount(bad, minlength=len(column)) > 0, f"{what} that is no number")
+        numbers = pa.array(numbers, kind)
+    return listed(column, numbers)
 
 
-def _fits(text: str, kind: pa.DataType) -> bool:
+def _fits(item: pa.Scalar, kind: pa.DataType) -> bool:
     try:
-        pa.scalar(text).cast(kind)
+        return bool(item.cast(kind).is_valid)
     except pa.ArrowInvalid:
         return False
-    return True
 
 
 def _weights(column: pa.Array, wrong: _Wrong) -> pa.Array:
@@ -245,7 +278,8 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
-def _quoted(row: pa.Table) -> str:
+def quoted(row: pa.Table) -> str:
+    """Return a row as it is quoted among those that are set aside."""
     (values,) = row.to_pylist()
     short: dict[str, Any] = {
         name: value[:20] if isinstance(value, (str, list)) else value

@@ -28,10 +28,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchestrator.prepare import layout
-from orchestrator.prepare.config import UNPACKED, WORK, PrepareConfig
+from orchestrator.prepare.config import LABELS, UNPACKED, WEIGHT, WORK, PrepareConfig
 from orchestrator.prepare.cutting import Look
 from orchestrator.prepare.keys import Keys, Words, query_keys, text_keys
-from orchestrator.prepare.merging import HIGH, LOW, merged
+from orchestrator.prepare.merging import HIGH, LOW, merged_in_turn
+from orchestrator.prepare.rows import NAMES
 from orchestrator.prepare.sources import Source
 from workers.shards import ShardSet
 from workers.shards.locating import Files
@@ -46,9 +47,7 @@ _DROPPED = -1
 """In place of a class that is left out."""
 
 
-_LOOK = pa.schema(
-    [("quotes", pa.int64()), ("even", pa.list_(pa.int64())), ("odd", pa.list_(pa.int64()))]
-)
+_LOOK = pa.schema([("after", pa.list_(pa.int64())), ("cuts", pa.list_(pa.list_(pa.int64())))])
 
 
 class Stages:
@@ -86,7 +85,7 @@ class Stages:
         """Read a piece."""
         rows, aside = self._source.read(self._layout.pieces[piece])
         keys = self._keys(rows)
-        lists = rows.column("names").combine_chunks()
+        lists = rows.column(NAMES).combine_chunks()
         flat = lists.flatten().dictionary_encode()
         names, codes = _by_part(flat.dictionary, self._layout.parts)
         local = pa.array(codes[flat.indices.to_numpy()].astype(np.int32))
@@ -94,8 +93,8 @@ class Stages:
         offsets = lists.offsets.to_numpy().astype(np.int32)
         columns = {
             **{name: rows.column(name) for name in self._inputs()},
-            "names": pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), local),
-            "weight": rows.column("weight") if self._config.weight else _ones(rows.num_rows),
+            NAMES: pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), local),
+            WEIGHT: rows.column(WEIGHT) if self._config.weight else _ones(rows.num_rows),
             HIGH: pa.array(keys.high),
             LOW: pa.array(keys.low),
         }
@@ -163,7 +162,7 @@ class Stages:
             ranks = self._group(f"ranks/{part:05d}", piece).column("rank").to_numpy()
             ids.append(np.where(ranks == _DROPPED, _DROPPED, ranks + first))
         rows = self._table(f"rows/{piece:05d}")
-        names = rows.column("names").combine_chunks()
+        names = rows.column(NAMES).combine_chunks()
         mine = np.concatenate(ids)[names.flatten().to_numpy()]
         owners = np.repeat(np.arange(len(names)), np.diff(names.offsets.to_numpy()))
         kept = mine != _DROPPED
@@ -172,8 +171,8 @@ class Stages:
         counts = np.bincount(owners, minlength=len(names))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         labels = pa.ListArray.from_arrays(pa.array(offsets), pa.array(mine[order]))
-        place = rows.schema.get_field_index("names")
-        rows = rows.set_column(place, "labels", labels).filter(pa.array(counts > 0))
+        place = rows.schema.get_field_index(NAMES)
+        rows = rows.set_column(place, LABELS, labels).filter(pa.array(counts > 0))
         parts = Keys(rows.column(HIGH).to_numpy(), rows.column(LOW).to_numpy())
         groups = parts.parts(self._layout.parts)
         order = np.argsort(groups, kind="stable")
@@ -183,9 +182,9 @@ class Stages:
     def shard(self, part: int) -> None:
         """Write the shards of a part of the queries."""
         pieces = range(len(self._layout.pieces))
-        rows = pa.concat_tables([self._group(f"numbered/{i:05d}", part) for i in pieces])
-        if self._config.repeats == "weigh":
-            rows = merged(rows)
+        groups = (self._group(f"numbered/{i:05d}", part) for i in pieces)
+        weigh = self._config.repeats == "weigh"
+        rows = merged_in_turn(groups) if weigh else pa.concat_tables(groups)
         where = splits(rows.column(LOW).to_numpy(), self._config.validation, self._config.test)
         rows = rows.drop_columns([HIGH, LOW])
         for number, split in reversed(list(enumerate(SPLITS))):

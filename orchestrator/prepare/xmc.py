@@ -1,11 +1,12 @@
 """The text format of the Extreme Classification Repository (Bhatia et al. 2016).
 
-The first line holds the numbers of rows, features and labels; each other one is a row:
+The first line may hold the numbers of rows, features and labels; each other one is a row:
 `label,label index:value index:value`. A row without labels begins with a space.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from workers.jit import inline, kernel
 Text = NDArray[np.uint8]
 LABELS, INDICES, VALUES = "labels", "indices", "values"
 """What the columns are called."""
+SIZES = re.compile(rb"\d+\s+\d+\s+\d+")
+"""The numbers of rows, features and labels."""
 
 _NEWLINE, _RETURN, _SPACE, _COMMA, _COLON = (ord(sign) for sign in "\n\r ,:")
 _DOT, _MINUS, _PLUS, _ZERO, _NINE = (ord(sign) for sign in ".-+09")

@@ -54,6 +54,7 @@ class Key:
 
 def short(value: float) -> str:
     """Return a number as it stands at a tick, such as `12 k`."""
+    value = float(f"{value:.4g}")
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= (1e4 if unit == "k" else size):
             return f"{value / size:.4g} {unit}"

@@ -38,7 +38,9 @@ class Told:
     seconds: Floats
     """Since the attempt began to train."""
     rates: Floats
-    """Rows a second since the report before."""
+    """Rows a second since the report before, without the time of a validation."""
+    rows: Floats
+    """Rows since the report before; NaN: not told."""
     losses: Floats
     accuracies: Floats
     """Bucket accuracy; NaN: not measured yet."""
@@ -145,6 +147,7 @@ def _read(run: Run, world: int, attempt: str, most: int) -> Told:
         steps=values["step"],
         seconds=values["seconds"],
         rates=values["rows_per_second"],
+        rows=np.array([float(row.get("rows", math.nan)) for row in rows]),
         losses=values["loss"],
         accuracies=np.array([math.nan if one is None else float(one) for one in accuracies]),
         damage=tuple(damage),
@@ -169,6 +172,8 @@ def _lines(run: Run, path: str) -> Iterator[Mapping[str, Any]]:
 def _is_report(values: Any) -> bool:
     if not isinstance(values, dict):
         return False
-    accuracy = values.get("bucket_accuracy")
-    needed = [values.get(name) for name in _NUMBERS]
-    return all(map(is_number, needed if accuracy is None else [*needed, accuracy]))
+    accuracy, rows = values.get("bucket_accuracy"), values.get("rows", 0)
+    needed = [*(values.get(name) for name in _NUMBERS), rows]
+    if not all(map(is_number, needed if accuracy is None else [*needed, accuracy])):
+        return False
+    return bool(rows >= 0)

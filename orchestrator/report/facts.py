@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from orchestrator import api, evaluations
 from orchestrator.api import RunStatus
 from orchestrator.config import RunConfig, overrides_of
 from orchestrator.evaluations import KeptEvaluation
+from orchestrator.observers.settings import may_be_secret
 from orchestrator.plan import parameters
 from orchestrator.report.curves import Curve, Told, curves, median, read
 from orchestrator.report.loads import BucketLoads, bucket_loads
@@ -96,7 +97,7 @@ class Facts:
     measured: Measured | None
     """None: `manyworlds evaluate` kept nothing."""
     command: tuple[str, ...]
-    """The words that train this run, without the program's name."""
+    """The words that train this run, without the program's name, and without what may be secret."""
     damage: tuple[str, ...]
     """What could not be read, in words."""
 
@@ -141,7 +142,7 @@ def gather(uri: str, now: datetime) -> Facts:
         accuracies=_learning(told, "accuracies", most),
         loads=bucket_loads(config.partition, config.data.classes, config.seed),
         measured=measured,
-        command=("train", *overrides_of(config)),
+        command=("train", *overrides_of(_public(config))),
         damage=(*(line for one in told for line in one.damage), *unread),
     )
 
@@ -149,6 +150,12 @@ def gather(uri: str, now: datetime) -> Facts:
 def command(words: Sequence[str]) -> str:
     """Return `manyworlds` and words as a shell takes them."""
     return shlex.join(["manyworlds", *words])
+
+
+def _public(config: RunConfig) -> RunConfig:
+    if not may_be_secret(config.watch.notify):
+        return config
+    return replace(config, watch=replace(config.watch, notify=None))
 
 
 def _learning(told: Sequence[Told], value: str, most: int) -> Learning:

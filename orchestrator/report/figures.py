@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import log2
+from statistics import median
 
 from orchestrator.report import charts
 from orchestrator.report.charts import Axis, Key
@@ -114,7 +115,7 @@ def rates(facts: Facts) -> Html | None:
     if not facts.rates:
         return None
     worlds = sorted(facts.rates)
-    middle = sorted(facts.rates.values())[len(worlds) // 2]
+    middle = median(facts.rates.values())
     x = charts.linear(0, facts.config.worlds - 1, "world", whole=True, tight=True)
     y = charts.linear(0, max(facts.rates.values()), "rows a second", most=5)
     marks = [charts.path(charts.line([(x.low, middle), (x.high, middle)], x, y), "middle")]

@@ -10,6 +10,7 @@ from importlib import resources
 from statistics import median
 from string import Template
 
+from orchestrator.observers.settings import may_be_secret
 from orchestrator.report import charts, figures, tables
 from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, tag
@@ -75,7 +76,8 @@ def _state(facts: Facts) -> str:
         return "Done" if status.ensemble else "Done, not merged yet"
     if status.driven:
         asked = ", asked to stop" if status.request else ""
-        return f"Training, driven by {status.driver}{asked}"
+        sure = "" if status.alive else "; whether it is alive, only its own host can tell"
+        return f"Training, driven by {status.driver}{asked}{sure}"
     if not facts.when.spans:
         return "Not begun"
     return "Unfinished, and nobody drives it"
@@ -201,10 +203,12 @@ def _again(facts: Facts) -> Html:
         if todo
         else "As it stands it trains nothing again"
     )
+    hidden = may_be_secret(facts.config.watch.notify)
+    left_out = " watch.notify is left out, which may hold credentials." if hidden else ""
     return _section(
         "The command",
         tag("pre", tag("code", lines), tabindex="0"),
-        tag("p", f"{goes_on}; with another run= it trains all anew."),
+        tag("p", f"{goes_on}; with another run= it trains all anew.{left_out}"),
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from orchestrator import schema
 from orchestrator.config import RunConfig
+from orchestrator.observers.settings import may_be_secret
 from orchestrator.report import charts
 from orchestrator.report.facts import Facts, Measured, command
 from orchestrator.report.markup import Html, joined, table, tag
-from orchestrator.report.times import Span
+from orchestrator.report.times import CUT_OFF, RUNNING, Span
 from orchestrator.state import WorldState
 from orchestrator.words import duration, percent, plural
 from workers.config import DataConfig
@@ -84,7 +85,7 @@ def failed(facts: Facts) -> Html:
 
 def ends(facts: Facts) -> Html | None:
     """Return the attempts that ended otherwise than well; None: there are none."""
-    spans = [span for span in facts.when.spans if span.attempt.cause not in (None, "done")]
+    spans = [span for span in facts.when.spans if span.cause not in (RUNNING, "done")]
     if not spans:
         return None
     rows = [_end(span) for span in sorted(spans, key=lambda one: one.began)[:MOST_ENDS]]
@@ -234,8 +235,10 @@ def _some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _setting(key: str, value: Any) -> Html:
+def _setting(key: str, value: Any) -> Html | str:
     """Return a value as it stands on the command line."""
+    if key == "watch.notify" and may_be_secret(value):
+        return "not shown"
     return code(schema.to_override(key, value).partition("=")[2])
 
 
@@ -259,7 +262,8 @@ def _end(span: Span) -> Sequence[str | Html]:
         span.attempt.name,
         span.cause,
         duration(span.seconds),
-        f"{span.attempt.steps:,}",
+        # Nobody has written down yet how far it was.
+        "" if span.cause == CUT_OFF else f"{span.attempt.steps:,}",
         span.attempt.node or "",
         message(span.attempt.message),
     )

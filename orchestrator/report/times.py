@@ -76,6 +76,8 @@ def timeline(
     undated = 0
     for state in states:
         for attempt in state.attempts:
+            if _waits(attempt) and (state.index, attempt.name) not in last:
+                continue
             end = _end(attempt, now, driven, last.get((state.index, attempt.name), 0.0))
             if (began := _seconds(attempt.started_at)) is None or end is None:
                 undated += 1
@@ -119,7 +121,9 @@ def throughput(when: Timeline, told: Sequence[Told], bins: int) -> tuple[Floats,
             continue
         # Times that go back are none that a world told.
         seconds = np.maximum.accumulate(np.append(0.0, one.seconds))
-        total = np.append(0.0, np.cumsum(np.diff(seconds) * one.rates))
+        # Versions that told no rows told the rate of all the time between.
+        made = np.where(np.isnan(one.rows), np.diff(seconds) * one.rates, one.rows)
+        total = np.append(0.0, np.cumsum(made))
         rows += np.diff(np.interp(edges, start + seconds, total))
     return edges, rows / (edges[1] - edges[0])
 
@@ -160,6 +164,11 @@ def _joined(dated: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             joined.append((began, ended))
     return joined
+
+
+def _waits(attempt: Attempt) -> bool:
+    """Return whether an attempt got no place yet, or none that was kept."""
+    return attempt.cause is None and attempt.node is None
 
 
 def _end(attempt: Attempt, now: datetime, driven: bool, told: float) -> float | None:

@@ -23,6 +23,8 @@ def test_a_cluster_makes_the_same_bytes_as_one_process(
 
 def test_what_is_wrong_with_a_piece_is_told(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "a.csv").write_text("query,item\na,b\n")
-    with pytest.raises(DataError, match="expected a column 'q' in its first line"):
+    # The first file is looked at before there is a cluster.
+    (tmp_path / "raw" / "a.csv").write_text("q,c,w\na,b,1\n")
+    (tmp_path / "raw" / "b.csv").write_text("query,item\na,b\n")
+    with pytest.raises(DataError, match=r"b\.csv: expected a column 'q' in its first line"):
         prepare(job(tmp_path), address="local")

@@ -243,7 +243,7 @@ def _boot() -> str:
 
 def _status(subject: Subject) -> Any:
     found = api.status(str(subject.run))
-    reports.attempts(found.states)
+    reports.attempts(found)
     told = json.loads(json.dumps(reports.status(found), allow_nan=False))
     return {**told, "config": found.config.to_dict(), "driving": reports.driving(found)}
 

@@ -17,6 +17,7 @@ from orchestrator.display import (
     choose,
     line,
 )
+from orchestrator.rollup import remark
 from orchestrator.views import WorldView
 from tests.orchestrator.builders import RUNNING
 
@@ -47,6 +48,30 @@ def test_line_says_all_that_is_known() -> None:
         "  2 min 30 s left  attempt 2  preempted at 12:03"
     )
     assert line(WorldView(world=12, state="pending")) == "world  12 pending"
+
+
+@pytest.mark.parametrize("why", ["error: KeyError: x (train.py:100: in f)", "data: [b]a[/b] :x:"])
+def test_plain_lines_are_written_as_they_are(why: str) -> None:
+    out = io.StringIO()
+    shown = choose(Console(file=out, highlight=False, width=40))
+    shown.show([replace(RUNNING, cause=why)])
+    assert out.getvalue() == f"{line(replace(RUNNING, cause=why))}\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "cause", "told"),
+    [
+        ("running", "stopped", ""),
+        ("waiting", "stopped", ""),
+        ("waiting", "1 GPU more", "1 GPU more"),
+        ("running", "hung: no sign of life", "hung: no sign of life"),
+        ("pending", "stopped", "stopped"),
+    ],
+)
+def test_a_stop_that_is_over_is_not_told_of_what_goes_on(state: str, cause: str, told: str) -> None:
+    view = WorldView(world=0, state=state, attempts=2, cause=cause, ends=1, ended="stopped")
+    assert remark(view) == told
+    assert line(view).endswith(told or "attempt 2")
 
 
 def test_plain_lines_tell_every_change_of_state_at_once(clock: Clock) -> None:
@@ -107,6 +132,23 @@ def test_choose_draws_a_table_on_terminals_only() -> None:
         shown.show([RUNNING])
     assert isinstance(log.file, io.StringIO)
     assert log.file.getvalue() == line(RUNNING) + "\n"
+
+
+@pytest.mark.parametrize("colours", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {}])
+def test_a_log_stays_one_where_colours_are_forced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], colours: dict[str, str]
+) -> None:
+    for name, value in colours.items():
+        monkeypatch.setenv(name, value)
+    with choose() as shown:
+        shown.show([RUNNING])
+    assert capsys.readouterr().out == line(RUNNING) + "\n"
+
+
+def test_a_terminal_that_cannot_draw_over_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    assert isinstance(choose(terminal), PlainLines)
 
 
 def live(clock: Clock) -> tuple[LiveTable, io.StringIO]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -191,6 +193,63 @@ def test_what_a_dead_driver_left_open_is_tried_again(run: Run) -> None:
     assert (first.name, first.cause) == ("01-dead", "stopped")
     assert first.ended_at is not None
     assert second.name.startswith("03-")
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def left_open(run: Run, world: int, **told: Any) -> None:
+    """Let a driver that is dead have left an attempt at a world, which began at noon."""
+    lost = Attempt(name="01-dead", started_at=NOON.isoformat(), node="host")
+    run.save(WorldState(index=world, status="running", attempts=(lost,)))
+    if told:
+        run.storage.write_json(run.paths.progress(world, "01-dead"), told)
+
+
+@pytest.mark.parametrize(
+    ("told", "hours"),
+    [
+        ({"seconds": 1800.0}, 0.5),
+        ({}, 0.0),
+        # The clocks of two machines differ.
+        ({"seconds": 1e9}, 24.0),
+        ({"seconds": -1.0}, 0.0),
+        ({"seconds": "many"}, 24.0),
+    ],
+)
+def test_a_dead_drivers_attempt_ended_when_it_was_last_heard_of(
+    run: Run, told: dict[str, Any], hours: float
+) -> None:
+    left_open(run, 1, **told)
+    run.storage.commit(run.paths.checkpoint(1, "01-dead", 7), {"state.json": b"{}"})
+    driver(FakeExecutor(run), now=lambda: NOON + timedelta(days=1))
+    (lost,) = run.state(1).attempts
+    assert lost.ended_at == (NOON + timedelta(hours=hours)).isoformat()
+    assert lost.steps == 7
+
+
+def test_altered_progress_of_a_dead_drivers_attempt_stops_nobody(run: Run) -> None:
+    left_open(run, 1)
+    run.storage.write_bytes(run.paths.progress(1, "01-dead"), b"{")
+    assert drive(FakeExecutor(run)).done == (0, 1, 2)
+
+
+def test_worlds_that_were_not_chosen_run_no_more_either(run: Run) -> None:
+    left_open(run, 0, seconds=60.0)
+    left_open(run, 2)
+    run.storage.commit(run.paths.final(2, "01-dead"), {"model.safetensors": b"w"})
+    executor = FakeExecutor(run)
+    assert drive(executor, only=[1]).done == (1,)
+    assert [world for world, _ in executor.started] == [1]
+    assert [run.state(world).status for world in (0, 2)] == ["pending", "done"]
+    assert causes(run, 0) == ["stopped"]
+
+
+def test_what_others_had_failed_stays_failed(run: Run) -> None:
+    drive(FakeExecutor(run, {1: [("error", 0)] * 3}))
+    before = run.state(1)
+    drive(FakeExecutor(run), only=[0])
+    assert run.state(1) == before
 
 
 def test_finished_weights_that_no_state_names_are_adopted(run: Run) -> None:

@@ -8,11 +8,13 @@ import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.config import RunConfig, load
 from orchestrator.lease import Lease
+from orchestrator.report import charts
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.page import page
 from orchestrator.run import Run
@@ -21,6 +23,7 @@ from tests.orchestrator.builders import attempt, begun, run_config, searches, tr
 from tests.orchestrator.command import manyworlds
 from tests.orchestrator.reported import HOSTILE, STEPS, clock, eventful, measure, tell
 from tests.workers.object_store import ENVIRONMENT, s3_server
+from workers.storage import RunPaths
 
 NOW = datetime(2026, 1, 1, 13, tzinfo=UTC)
 
@@ -95,7 +98,8 @@ def test_it_tells_how_every_attempt_ended(run: Run) -> None:
     )
     assert described in found
     words = told(run)
-    assert "6 attempts did not reach the end" in words
+    assert "7 attempts did not reach the end" in words
+    assert "cut off 1" in words
     assert "a smaller batch_size needs less" in words
     assert f"manyworlds resume {run.uri} --worlds 4" in words
 
@@ -109,6 +113,49 @@ def test_what_runs_is_no_end(run: Run) -> None:
     assert found.when.ended == NOW
     (lost,) = (span for span in facts(run).when.spans if span.world == 6)
     assert (lost.cause, lost.seconds) == ("cut off", 120.0)
+
+
+def test_what_waits_for_a_place_takes_no_time(tmp_path: Path) -> None:
+    run = eventful(tmp_path)
+    run.save(WorldState(index=7, status="running", attempts=(attempt("01-ww", None),)))
+    with Lease(run.storage):
+        assert 7 not in {span.world for span in facts(run).when.spans}
+        assert "1 running, 1 waiting, 1 failed" in told(run)
+
+
+def test_a_driver_of_which_nothing_is_known_is_not_said_to_train(run: Run) -> None:
+    with Lease(run.storage):
+        values = run.storage.read_json(RunPaths.lease)
+        run.storage.write_json(RunPaths.lease, {**values, "boot": "elsewhere"})
+        assert "; whether it is alive, only its own host can tell · as of" in told(run)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("https://hooks.example.com/hush", "not shown"),
+        ("notify --key hush", "not shown"),
+        ("env:HOOK", "env:HOOK"),
+    ],
+)
+def test_what_may_hold_credentials_is_not_shown(tmp_path: Path, target: str, shown: str) -> None:
+    made = begun(tmp_path, f"watch.notify={target}")
+    found, words = page(facts(made)), told(made)
+    assert "hush" not in found
+    assert f"watch.notify{shown}" in words
+    named = f"watch.notify={target}" in words
+    assert named == (shown != "not shown")
+    assert ("watch.notify is left out" in words) == (not named)
+
+
+def test_the_median_pace_of_two_worlds_is_between_them(tmp_path: Path) -> None:
+    made = begun(tmp_path)
+    for world in (0, 2):
+        ended = attempt("01-aa", "done", started_at=clock(0), ended_at=clock(10))
+        made.save(WorldState(index=world, status="done", attempts=(ended,), winner="01-aa"))
+        tell(made, world, "01-aa", [5, 10])
+    # Those of 100 and 102 rows a second.
+    assert "rows a second of 2 worlds: 100 to 102, median 101" in page(facts(made))
 
 
 def test_the_later_attempt_at_a_step_counts(run: Run, tmp_path: Path) -> None:
@@ -242,6 +289,35 @@ def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
     assert sum((to - since) * rate for since, to, rate in parts) == pytest.approx(201 * 240)
     assert parts[0][2] == pytest.approx(201)
     assert parts[-1][2] == 0
+
+
+def test_throughput_counts_no_rows_while_worlds_validate(tmp_path: Path) -> None:
+    made = begun(tmp_path)
+    ended = attempt("01-aa", "done", started_at=clock(0), ended_at=clock(10))
+    made.save(WorldState(index=0, status="done", attempts=(ended,), winner="01-aa"))
+    # A validation of most of the second half minute: the pace is that of the steps.
+    tell(made, 0, "01-aa", [5], rows=3000)
+    tell(made, 0, "01-aa", [10], rows=50)
+    parts = facts(made).throughput
+    assert sum((to - since) * rate for since, to, rate in parts) == pytest.approx(3050)
+    assert facts(made).rates == {0: 100.0}
+
+
+@pytest.mark.parametrize("rows", ["many", True, -1, 10**400])
+def test_rows_that_are_no_count_are_told(tmp_path: Path, rows: Any) -> None:
+    made = begun(tmp_path)
+    ended = attempt("01-aa", "done", started_at=clock(0), ended_at=clock(10))
+    made.save(WorldState(index=0, status="done", attempts=(ended,), winner="01-aa"))
+    tell(made, 0, "01-aa", [5], rows=rows)
+    assert "expected what a world told" in told(made)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(9999.4, "9,999"), (9999.7, "10 k"), (999_960, "1 M"), (999_949, "999.9 k"), (-0.5, "-0.5")],
+)
+def test_numbers_in_short_are_rounded_before_they_get_a_unit(value: float, words: str) -> None:
+    assert charts.short(value) == words
 
 
 def test_nothing_that_users_write_is_taken_for_html(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 import pytest
 
 from orchestrator import api, display, stopping
+from orchestrator.cli import main
+from orchestrator.cli.output import show
 from orchestrator.lease import Lease, owner_of
 from orchestrator.run import Run
 from orchestrator.state import WorldState
@@ -88,7 +93,47 @@ def test_status_shows_every_attempt_when_asked(run: Run) -> None:
     assert second.split() == ["0", "02-bb", "*", *times, "40", "done", "spot-2"]
     assert "out of memory" in third
     assert third.endswith("a smaller batch_size needs less")
-    assert fourth.split() == ["2", "01-dd", "2026-01-01", "12:00:00", "runs"]
+    begun = ["2", "01-dd", "2026-01-01", "12:00:00"]
+    assert fourth.split() == [*begun, "cut", "off"]
+
+    def end() -> str:
+        told = manyworlds("status", run.uri, "--attempts").out.partition("attempts, times in UTC")
+        return told[2].splitlines()[5].split()[-1]
+
+    with Lease(run.storage):
+        assert end() == "runs"
+        run.storage.delete(run.paths.progress(2, "01-dd"))
+        assert end() == "waits"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_without_some_signs_shows_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    why = "no file 品名 nor half a \ud800 " + "and so on " * 20
+    bad = attempt("01-cc", "data", message=why)
+    run.save(WorldState(index=1, status="failed", attempts=(bad,)))
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding, newline=""))
+    assert main(["status", run.uri, "--attempts"]) == 0
+    told = out.getvalue().decode(encoding)
+    assert ("no file 品名 nor" if encoding == "utf-8" else "no file ?? nor half a ?") in told
+    assert "next:" in told
+
+
+@pytest.mark.parametrize("words", [["status"], ["logs"], ["status", "--json"]])
+def test_a_reader_that_leaves_ends_a_verb_quietly(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit, match="1"):
+            main([*words, run.uri])
+        # What is left of the output goes nowhere.
+        print("more", file=out, flush=True)
+        monkeypatch.undo()
 
 
 def test_times_that_are_none_are_shown_as_they_are(run: Run) -> None:
@@ -223,6 +268,28 @@ def test_a_log_cannot_move_the_cursor(run: Run) -> None:
     assert log.lines[0].isprintable()
     assert "[2Jgone" in log.lines[0]
     assert log.lines[0].endswith(" there")
+
+
+@pytest.mark.parametrize("words", [[], ["--attempts"], ["--watch"]])
+def test_a_message_cannot_move_the_cursor(run: Run, words: list[str]) -> None:
+    why = "\x1b[2J\x1b[31mred\x9b1A\rno 品名\u00a0and\ttabs"
+    bad = attempt("01-cc", "error", message=why, node="a\x1b[2Jb")
+    run.save(WorldState(index=1, status="failed", attempts=(bad,)))
+    trouble = {**PROGRESS, "trouble": "two\nlines\x1b[2J"}
+    run.storage.write_json(run.paths.progress(2, "01-dd"), trouble)
+    told = manyworlds("status", run.uri, *words).out
+    assert not {"\x1b", "\x9b", "\r"} & set(told)
+    assert "[31mred" in told
+    with Lease(run.storage):
+        told = manyworlds("status", run.uri).out
+    assert "two lines" in told
+
+
+def test_how_a_run_ended_cannot_move_the_cursor(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(["world 1 failed: \x1b[2J", "  a\tname\u00a0of 品名"])
+    assert capsys.readouterr().out == "world 1 failed: \ufffd[2J\n  a\tname\u00a0of 品名\n"
 
 
 def test_logs_that_are_not_there_are_refused(run: Run) -> None:

@@ -103,6 +103,27 @@ def test_machines_are_named_in_short_where_that_tells_them_apart() -> None:
     assert ["host (00)" in drawn(same)[4], "host (01)" in drawn(same)[5]] == [True, True]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "shown"),
+    [
+        (
+            [f"ip-10-0-{last}.eu-central-1.compute.internal" for last in ("1-17", "2-4")],
+            ["ip-10-0-1-17", "ip-10-0-2-4"],
+        ),
+        (["10.0.0.17", "10.0.0.18"], ["10.0.0.17", "10.0.0.18"]),
+        (["gpu.eu.example", "gpu.us.example"], ["gpu.eu.example", "gpu.us.example"]),
+        (
+            [f"{name}-of-the-cluster-in-the-cellar ({name})" for name in ("0a1b", "2c3d")],
+            ["…n-the-cellar (0a1b)", "…n-the-cellar (2c3d)"],
+        ),
+    ],
+)
+def test_machines_are_told_apart_however_they_are_named(nodes: list[str], shown: list[str]) -> None:
+    views = [replace(WELL, world=world, node=node) for world, node in enumerate(nodes)]
+    rows = drawn(views)[4:]
+    assert all(f"  {name}  " in text for name, text in zip(shown, rows, strict=True))
+
+
 def test_markup_in_a_cause_is_shown_as_it_is() -> None:
     cause = "ValueError: [bold]no such[/] thing"
     assert cause in "\n".join(drawn([replace(RUNNING, cause=cause)]))

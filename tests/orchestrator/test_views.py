@@ -90,3 +90,34 @@ def test_a_trained_world_tells_where_it_trained(tmp_path: Path) -> None:
     (view,) = api.status(str(run)).views
     assert (view.device, view.epoch, view.epochs) == ("cpu", 2, 2)
     assert view.node == Run.open(str(run)).state(0).attempts[0].node != ""
+
+
+def runs_again(folder: Path, *, node: str | None, told: dict[str, Any] | None = None) -> WorldView:
+    """Return the view of a world whose second attempt was begun, and told this."""
+    run = begun(folder)
+    first = attempt("01-dd", "preemption", node="gpu-7", message="taken")
+    both = (first, attempt("02-ee", None, node=node))
+    run.save(WorldState(index=0, status="running", attempts=both))
+    run.storage.write_json(run.paths.progress(0, "01-dd"), {**PROGRESS, "trouble": "full"})
+    if told:
+        run.storage.write_json(run.paths.progress(0, "02-ee"), told)
+    with Lease(run.storage):
+        return api.status(run.uri).views[0]
+
+
+def test_an_attempt_without_a_place_waits_for_one(tmp_path: Path) -> None:
+    view = runs_again(tmp_path, node=None)
+    assert (view.state, view.node, view.attempts) == ("waiting", "", 2)
+    assert api.status(str(tmp_path / "run")).views[0].state == "pending"
+
+
+def test_what_told_something_has_a_place_even_if_none_was_kept(tmp_path: Path) -> None:
+    assert runs_again(tmp_path, node=None, told=PROGRESS).state == "running"
+
+
+def test_a_new_attempt_is_as_far_as_the_one_before_until_it_tells(tmp_path: Path) -> None:
+    view = runs_again(tmp_path, node="gpu-8")
+    assert (view.state, view.step, view.steps, view.epoch, view.loss) == ("running", 30, 40, 2, 1.5)
+    # Where it runs and how fast is its own matter.
+    assert (view.rows_per_second, view.seconds_left, view.device) == (None, None, "")
+    assert (view.trouble, view.node) == ("", "gpu-8")

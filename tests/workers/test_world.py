@@ -309,10 +309,29 @@ def test_every_epoch_is_validated_and_reported(folder: str) -> None:
     assert [p.bucket_accuracy is None for p in seen] == [True] + [False] * 6
     assert seen[-1].bucket_accuracy == world.bucket_accuracy
     assert {p.steps for p in seen} == {world.steps} == {99}
-    assert [p.seconds for p in seen] == [2, 4, 6, 8, 10, 12, 14]
-    # 20 steps: two blocks of 64 rows and six batches of 10 of a third.
-    assert seen[0].rows_per_second == (64 + 64 + 60) / 2
+    # 20 steps: two blocks of 64 rows and six batches of 10 of a third; then the rest of all rows.
+    assert [p.rows for p in seen[:2]] == [64 + 64 + 60, 300 - 64 - 64 - 60]
     json.dumps(seen[0].to_dict())
+
+
+def test_validation_takes_time_but_does_not_slow_the_pace(folder: str) -> None:
+    config = world_config(folder, epochs=2, validation=folder, report_steps=20)
+    world = World(config, 0)
+    now = 0.0
+
+    def beat() -> None:
+        # After every step, and after each of the seven batches of a validation.
+        nonlocal now
+        now += 1.0
+
+    seen: list[Progress] = []
+    world.train(report=seen.append, beat=beat, clock=lambda: now)
+    world.close()
+    assert [p.step for p in seen] == [20, 33, 40, 60, 66]
+    assert [p.seconds for p in seen] == [20, 33 + 7, 40 + 7, 60 + 7, 66 + 14]
+    assert [p.rows_per_second for p in seen] == [
+        pytest.approx(p.rows / steps) for p, steps in zip(seen, [20, 13, 7, 20, 6], strict=True)
+    ]
 
 
 def test_validation_does_not_change_the_weights(folder: str, undisturbed: Bits) -> None:

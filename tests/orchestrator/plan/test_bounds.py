@@ -25,8 +25,11 @@ def drawn(kind: Kind, classes: int, buckets: int, worlds: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_classes_share_a_bucket_as_often_as_told(kind: Kind) -> None:
-    classes, buckets, worlds = 60, 10, 2000
+@pytest.mark.parametrize(("classes", "buckets"), [(60, 10), (6, 4), (14, 8)])
+def test_two_classes_share_a_bucket_as_often_as_told(
+    kind: Kind, classes: int, buckets: int
+) -> None:
+    worlds = 2000
     found = drawn(kind, classes, buckets, worlds)
     shared = (found[:, ::2] == found[:, 1::2]).mean()
     q = collision(classes, buckets, kind)

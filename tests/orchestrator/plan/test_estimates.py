@@ -91,6 +91,43 @@ def test_as_few_machines_as_end_in_time(turns: int) -> None:
         assert fewer.hours > turns * hours
 
 
+def test_worlds_on_several_machines_of_cpus_have_more_of_each() -> None:
+    one = on_machines(config("worlds=8"), DATA, CPUS)
+    four = on_machines(config("worlds=8"), DATA, CPUS, 4)
+    start = 30 / 3600
+    assert (one.at_once, four.at_once) == (8, 8)
+    assert four.hours - start == pytest.approx((one.hours - start) / 4)
+    assert four.on_demand == pytest.approx(4 * four.hours)
+
+
+@pytest.mark.parametrize("times", [1.0, 0.7, 0.5, 0.26])
+def test_worlds_on_cpus_end_in_time_on_as_few_machines(times: float) -> None:
+    hours = times * on_machines(config("worlds=8"), DATA, CPUS).hours
+    found = machines_for(config("worlds=8"), DATA, CPUS, hours)
+    assert found is not None
+    assert found.hours <= hours
+    if found.machines > 1:
+        assert on_machines(config("worlds=8"), DATA, CPUS, found.machines - 1).hours > hours
+    alone = on_machines(config("worlds=1"), DATA, CPUS).hours
+    soonest = machines_for(config("worlds=8"), DATA, CPUS, 1.001 * alone)
+    assert soonest is not None
+    assert soonest.machines == 8
+    assert machines_for(config("worlds=8"), DATA, CPUS, 0.99 * alone) is None
+
+
+def test_worlds_that_do_not_fit_side_by_side_get_more_machines() -> None:
+    one = on_machines(config("worlds=8"), DATA, CPUS)
+    size = size_of(config("worlds=8"), DATA, on_gpu=False)
+    small = replace(CPUS, memory=3.5 * (size.memory.total / 1e9 + 0.5) / 0.9)
+    assert on_machines(config("worlds=8"), DATA, small).trouble.startswith("memory: ")
+    found = machines_for(config("worlds=8"), DATA, small, 2 * one.hours)
+    assert found is not None
+    assert (found.machines, found.at_once, found.trouble) == (3, 8, "")
+    nothing = machines_for(config("worlds=8"), DATA, replace(CPUS, memory=0.1), 2 * one.hours)
+    assert nothing is not None
+    assert nothing.trouble.startswith("memory: ")
+
+
 def test_no_number_of_machines_makes_a_world_faster() -> None:
     hours = on_machines(config(), DATA, GPUS).world_hours
     assert machines_for(config(), DATA, GPUS, 0.9 * hours) is None

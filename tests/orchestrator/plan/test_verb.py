@@ -54,6 +54,10 @@ def test_the_data_are_looked_at_and_worlds_are_trained_for_a_moment(tmp_path: Pa
     assert chosen.partition.buckets == 16
     assert f"worlds={chosen.worlds}" in command
     assert "pace here" not in manyworlds("plan", *words, "--calibrate", "0").out
+    late = manyworlds("plan", *words, "--calibrate", "0.1", "--target-hours", "0.00001")
+    assert "this machine takes longer" in late.out
+    soon = manyworlds("plan", *words, "--calibrate", "0.1", "--target-hours", "9")
+    assert "this machine takes longer" not in soon.out
 
 
 def test_the_machines_that_end_it_in_time_are_counted() -> None:
@@ -73,12 +77,32 @@ def test_the_machines_that_end_it_in_time_are_counted() -> None:
         (["plan", "seed=1", "--rows", "9"], "data.classes: expected the number of classes"),
         (["plan", *PAPER[1:], "--machines", "nowhere.yaml"], "nowhere.yaml"),
         (["plan", *PAPER[1:], "data.clases=3"], "data.classes"),
+        (["plan", "data.classes=30000"], "expected data.train=ROWS, or --rows N where there are"),
+        (["plan", "a", "worlds=9"], "a: expected a run alone, found worlds=9 beside it"),
+        (["plan", "a", "--rows", "9"], "a: expected a run alone, found --rows beside it"),
+        (["plan", "a", "--target-hours", "9"], "found --target-hours beside it"),
     ],
 )
 def test_what_cannot_be_planned_is_told(words: list[str], told: str) -> None:
     ended = manyworlds(*words)
     assert ended.code == 2
     assert told in ended.err
+
+
+def test_the_command_that_trains_says_where_the_input_goes() -> None:
+    (command,) = manyworlds("plan", "data.classes=30000", "--rows", "99999").next_commands
+    assert "data.text=[COLUMN]" in command
+
+
+def test_a_run_that_has_grown_is_measured_anew_first(tmp_path: Path) -> None:
+    config = run_config(tmp_path, "worlds=4")
+    trained(config)
+    held_out = write(tmp_path / "held-out.parquet", searches(80, seed=5))
+    assert manyworlds("evaluate", config.run, f"data={held_out}", "--k", "1,5").code == 0
+    assert manyworlds("grow", config.run, "worlds=6").code == 0
+    ended = manyworlds("plan", config.run)
+    assert "measured with 4 of its 6 worlds" in ended.out
+    assert ended.next_commands == [["evaluate", config.run, f"data={held_out}"]]
 
 
 def test_a_run_says_what_more_worlds_would_bring(tmp_path: Path) -> None:

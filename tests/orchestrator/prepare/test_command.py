@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,25 @@ def test_what_is_prepared_can_be_trained_on_by_the_command_that_is_told(raw: Pat
     assert trained.code == 0, trained.err
     again = manyworlds(*words)
     assert again.out == ended.out
+
+
+def test_the_command_that_is_told_works_for_few_classes(raw: Path) -> None:
+    out = raw.parent / "data"
+    words = [f"source={raw}", f"out={out}", "text=[query]", "labels=product"]
+    (command,) = manyworlds("prepare", *words, "cluster=none").next_commands
+    assert manyworlds(*command, "cluster.address=none", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("separator", ["|", ",", ";", " ", "', '", '"|"', "~", ":", "#", "::"])
+def test_any_sign_may_stand_between_class_names(tmp_path: Path, separator: str) -> None:
+    sign = separator.strip("'\"")
+    rows = [{"q": "a", "c": f"x{sign}y"}, {"q": "b", "c": f"z{sign}y"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ended = manyworlds(
+        *("prepare", f"source={tmp_path}/a.jsonl", f"out={tmp_path}/out", "text=[q]", "labels=c"),
+        *(f"label_separator={separator}", "cluster=none"),
+    )
+    assert "3 classes, by how many rows have them:" in ended.out, ended.err
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,22 @@ from orchestrator.prepare.cutting import cut, first_line, look_through
 
 def plainly_cut(text: bytes, step: int, *, quoted: bool) -> list[tuple[int, int]]:
     """Return pieces: a cut is the first row's end that is found in each `step` bytes."""
-    cuts, quotes, found = {0, len(text)}, 0, {0}
+    cuts, found = {0, len(text)}, {0}
     if not text:
         return []
+    state = "field begins"
     for position, byte in enumerate(text):
-        quotes += byte == ord('"')
-        cell = position // step
-        if byte == ord("\n") and cell not in found and not (quoted and quotes % 2):
-            found.add(cell)
-            cuts.add(position + 1)
+        sign = chr(byte)
+        if sign == '"' and quoted and state == "in quotes":
+            state = "quote in quotes"
+        elif sign == '"' and quoted and state in ("field begins", "quote in quotes"):
+            state = "in quotes"
+        elif state != "in quotes":
+            state = "field begins" if sign in ",\r\n" else "in a field"
+            cell = position // step
+            if sign == "\n" and cell not in found:
+                found.add(cell)
+                cuts.add(position + 1)
     return list(itertools.pairwise(sorted(cuts)))
 
 

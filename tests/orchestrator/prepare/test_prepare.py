@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.prepare import PrepareConfig, Summary
+from orchestrator.prepare import PrepareConfig, Summary, merging
 from orchestrator.prepare import prepare as prepare_on
 from workers.errors import DataError, RunError
 
@@ -98,6 +98,28 @@ def test_equal_rows_become_one_with_all_their_weight(tmp_path: Path) -> None:
     classes = pq.read_table(tmp_path / "out" / "classes.parquet").to_pylist()
     assert {row["name"]: row["count"] for row in classes} == counts
     assert summary.classes == len(counts) == sum(summary.histogram.values())
+
+
+def test_a_query_that_is_repeated_everywhere_is_never_held_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Row] = [("all the same", ("x",), 1.5)] * 3000 + raw_rows(90)
+    write(tmp_path / "raw", rows)
+    prepare(job(tmp_path, "whole"))
+    held: list[int] = []
+    whole = merging.merged
+
+    def counted(rows: pa.Table) -> pa.Table:
+        held.append(rows.num_rows)
+        return whole(rows)
+
+    monkeypatch.setattr(merging, "merged", counted)
+    monkeypatch.setattr(merging, "_FEW_ROWS", 100)
+    prepare(job(tmp_path))
+    assert max(held) < 300
+    assert merged(found_in(tmp_path / "out")) == merged(rows)
+    for path in (tmp_path / "whole" / "train").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / "train" / path.name).read_bytes()
 
 
 def test_rows_are_kept_as_they_are_if_asked(tmp_path: Path) -> None:

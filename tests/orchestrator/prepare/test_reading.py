@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.prepare import PrepareConfig, Source
+from orchestrator.prepare.rows import NAMES
 from workers.errors import ConfigError, DataError
 
 Row = tuple[str, list[str], float]
@@ -72,7 +73,7 @@ def rows_of(source: Source) -> list[Row]:
     for piece in source.pieces():
         rows, aside = source.read(piece)
         assert len(aside) == 0
-        columns = (rows[name].to_pylist() for name in ("query", "names", "weight"))
+        columns = (rows[name].to_pylist() for name in ("query", NAMES, "weight"))
         found += list(zip(*columns, strict=True))
     return found
 
@@ -190,14 +191,14 @@ def test_a_row_with_a_million_classes_is_set_aside(tmp_path: Path, kind: str) ->
         WRITERS[kind](path, [("a", ["7"], 1.0), ("b", many, 1.0), ("c", ["8"], 1.0)])
     source = Source(replace(config, piece_bytes=1 << 20))
     found = [source.read(piece) for piece in source.pieces()]
-    names = [each for rows, _ in found for each in rows["names"].to_pylist()]
+    names = [each for rows, _ in found for each in rows[NAMES].to_pylist()]
     assert names == [["7"], ["8"]]
     ((reason, quoted),) = aside_of(source)
     assert reason == "more than 10,000 classes"
     assert len(quoted) <= 200
     allowed = Source(replace(config, most_labels=10**6))
     (piece,) = allowed.pieces()
-    assert allowed.read(piece).rows["names"].to_pylist()[1] == many
+    assert allowed.read(piece).rows[NAMES].to_pylist()[1] == many
 
 
 def test_lines_that_are_no_json_objects_are_set_aside(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_lines_that_are_no_json_objects_are_set_aside(tmp_path: Path) -> None:
     (piece,) = source.pieces()
     rows = source.read(piece).rows
     assert rows["query"].to_pylist() == ["a", "b", "c", "2024-01-01"]
-    assert rows["names"].to_pylist() == [["12"], ["12"], ["x", "7"], ["12"]]
+    assert rows[NAMES].to_pylist() == [["12"], ["12"], ["x", "7"], ["12"]]
     assert [reason for reason, _ in aside_of(source)] == [
         *["no JSON object with these fields"] * 4,
         "no text",
@@ -230,7 +231,7 @@ def test_names_are_one_class_whatever_their_form(tmp_path: Path) -> None:
     pq.write_table(pa.table({"query": ["a"], "item": [names]}), tmp_path / "a.parquet")
     source = Source(config_of(tmp_path, weight=None))
     (piece,) = source.pieces()
-    assert source.read(piece).rows["names"].to_pylist() == [["café"]]
+    assert source.read(piece).rows[NAMES].to_pylist() == [["café"]]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_classes_of_any_type_have_the_same_names(tmp_path: Path, kind: pa.DataTy
     source = Source(config_of(tmp_path, weight=None))
     (piece,) = source.pieces()
     rows, aside = source.read(piece)
-    assert rows["names"].to_pylist() == [["3"], ["12"], ["3"]]
+    assert rows[NAMES].to_pylist() == [["3"], ["12"], ["3"]]
     assert aside["reason"].to_pylist() == ["no class"]
 
 
@@ -283,7 +284,7 @@ def test_lines_of_labels_and_features_are_read(
     found = [source.read(piece) for piece in source.pieces()]
     assert sum(len(each.aside) for each in found) == 0
     table = pa.concat_tables([each.rows for each in found])
-    assert table["names"].to_pylist() == [[str(label) for label in labels] for labels, _ in rows]
+    assert table[NAMES].to_pylist() == [[str(label) for label in labels] for labels, _ in rows]
     assert table["indices"].to_pylist() == [list(features) for _, features in rows]
     values = np.concatenate([list(features.values()) for _, features in rows])
     flat = table["values"].combine_chunks().flatten().to_numpy()
