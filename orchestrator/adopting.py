@@ -11,7 +11,7 @@ from workers.errors import StorageError, StorageUnreachable
 from workers.storage import is_number
 
 
-def adopted(run: Run, index: int, now: datetime) -> WorldState:
+def adopted(run: Run, state: WorldState, now: datetime) -> WorldState:
     """Return a world's state once what a dead driver left open is settled; saves nothing.
 
     An attempt whose end nobody saw ended when it was last heard of: the driver may have been dead
@@ -19,17 +19,16 @@ def adopted(run: Run, index: int, now: datetime) -> WorldState:
 
     Args:
         run: the run, whose lease the caller holds.
-        index: of the world.
+        state: of the world, as that driver left it.
         now: the time of day, with its zone.
 
     Raises:
         StorageUnreachable: nothing is known.
     """
-    state = run.state(index)
-    winner, _ = run.accept(index)
+    winner, _ = run.accept(state.index)
     if all(attempt.cause for attempt in state.attempts):
         return transitions.adopted(state, winner)
-    newest = run.paths.newest_checkpoint(index)
+    newest = run.paths.newest_checkpoint(state.index)
     steps, time = newest.step if newest else 0, _last_heard(run, state, now)
     return transitions.adopted(state, winner, steps=steps, time=time.isoformat(timespec="seconds"))
 

@@ -147,7 +147,8 @@ class Driver:
         self._watchdog = Watchdog(retry.stall_timeout, clock)
         self._placement = Placement(pending_timeout, clock)
         self._worlds = {
-            world: _World(self._adopt(world), not_before=clock()) for world in run.chosen(only)
+            world: _World(self._adopt(run.state(world)), not_before=clock())
+            for world in run.chosen(only)
         }
         others = [world for world in range(run.worlds) if world not in self._worlds]
         self._others = [self._settled(world) for world in others]
@@ -214,10 +215,10 @@ class Driver:
     def _settled(self, index: int) -> WorldState:
         """Return the state of a world that this driver was not asked for, and that does not run."""
         state = self._run.state(index)
-        return self._adopt(index) if state.status == "running" else state
+        return self._adopt(state) if state.status == "running" else state
 
-    def _adopt(self, index: int) -> WorldState:
-        return self._saved(self._run.state(index), adopting.adopted(self._run, index, self._now()))
+    def _adopt(self, state: WorldState) -> WorldState:
+        return self._saved(state, adopting.adopted(self._run, state, self._now()))
 
     def _handle(self, event: Event) -> None:
         world = self._worlds.get(event.world)

@@ -80,15 +80,18 @@ def machines_for(
 
     More machines than one for each world bring nothing.
     """
+    limit = target_hours * (1 + _ROUNDING)
     most = on_machines(config, data, machine, config.worlds)
-    if most.trouble or most.hours > target_hours * (1 + _ROUNDING):
-        return most if most.trouble else None
+    if most.trouble:
+        return most
+    if most.hours > limit:
+        return None
 
-    def too_few(machines: int) -> bool:
+    def ends(machines: int) -> bool:
         found = on_machines(config, data, machine, machines)
-        return bool(found.trouble) or found.hours > target_hours * (1 + _ROUNDING)
+        return not found.trouble and found.hours <= limit
 
-    least = 1 + bisect_left(range(1, config.worlds), True, key=lambda count: not too_few(count))
+    least = 1 + bisect_left(range(1, config.worlds), True, key=ends)
     return on_machines(config, data, machine, least)
 
 

@@ -22,6 +22,8 @@ WORK = "work"
 """The folder of a job's that is removed at the end."""
 UNPACKED = f"{WORK}/unpacked"
 """In it: compressed files, unpacked."""
+CLASSES = "classes.parquet"
+"""The file with the name of each class id."""
 LABELS, WEIGHT = "labels", "weight"
 """What the columns of class ids and weights are called that are written."""
 _SIGNS = '\n\r\t",|{}[]: 0123456789'

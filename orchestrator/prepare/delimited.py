@@ -11,7 +11,7 @@ from pyarrow import csv as arrow_csv
 
 from orchestrator.prepare.config import Format, PrepareConfig
 from orchestrator.prepare.cutting import unended
-from orchestrator.prepare.rows import aside
+from orchestrator.prepare.rows import aside, text_of
 from workers.errors import DataError
 
 DELIMITERS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
@@ -151,14 +151,7 @@ def _decoded(table: pa.Table, encoding: str) -> tuple[pa.Table, pa.Array]:
                 raise pa.ArrowInvalid("another encoding")
             columns[name] = column.cast(pa.string())
         except pa.ArrowInvalid:
-            texts = [_text(cell, encoding) for cell in column.to_pylist()]
+            texts = [text_of(cell, encoding) for cell in column.to_pylist()]
             columns[name] = pa.array([text or "" for text in texts], pa.string())
             bad = pc.or_(bad, pa.array([text is None for text in texts], pa.bool_()))
     return pa.table(columns), bad
-
-
-def _text(cell: bytes, encoding: str) -> str | None:
-    try:
-        return cell.decode(encoding)
-    except UnicodeDecodeError:
-        return None

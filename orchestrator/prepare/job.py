@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from orchestrator.inputs import absolute
 from orchestrator.prepare import layout
-from orchestrator.prepare.config import WORK, PrepareConfig
+from orchestrator.prepare.config import CLASSES, WORK, PrepareConfig
 from orchestrator.prepare.rows import ASIDE
 from orchestrator.prepare.sources import Source
 from orchestrator.prepare.stages import SPLITS, Stages
@@ -33,7 +33,6 @@ from workers.errors import ConfigError, DataError, RunError, StorageFull
 from workers.storage import Storage
 
 JOB, SUMMARY, ASIDE_FILE = "prepare.json", "summary.json", "aside.parquet"
-CLASSES = "classes.parquet"
 _FEW_BYTES = 2 << 30
 """Of files that are looked through sooner here than other processes start."""
 

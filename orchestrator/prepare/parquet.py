@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchestrator.prepare.config import PrepareConfig
-from orchestrator.prepare.rows import aside, column_of, is_list, listed, owners_of, quoted
+from orchestrator.prepare.rows import aside, column_of, is_list, listed, owners_of, quoted, text_of
 from workers.errors import DataError
 
 
@@ -76,7 +76,7 @@ def _decoded(column: pa.Array) -> tuple[pa.Array, pa.Array, NDArray[np.bool_]]:
     try:
         texts, bad = raw.cast(pa.large_string()), fine
     except pa.ArrowInvalid:
-        cells = [_text(cell) for cell in raw.to_pylist()]
+        cells = [None if cell is None else text_of(cell) for cell in raw.to_pylist()]
         lost = np.array([cell is None for cell in cells]) & raw.is_valid().to_numpy(False)
         texts = pa.array(cells, pa.large_string())
         owners = owners_of(column) if many else np.arange(len(column))
@@ -84,13 +84,6 @@ def _decoded(column: pa.Array) -> tuple[pa.Array, pa.Array, NDArray[np.bool_]]:
     if many:
         return listed(column, texts), listed(column, raw), bad
     return texts, raw, bad
-
-
-def _text(cell: bytes | None) -> str | None:
-    try:
-        return None if cell is None else cell.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def _is_text(kind: Any) -> bool:

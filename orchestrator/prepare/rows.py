@@ -139,6 +139,14 @@ def column_of(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
+def text_of(cell: bytes, encoding: str = "utf-8") -> str | None:
+    """Return bytes as text; None: they are not in the encoding."""
+    try:
+        return cell.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Return whether a column holds a list in each row."""
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)

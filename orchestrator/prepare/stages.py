@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchestrator.prepare import layout
-from orchestrator.prepare.config import LABELS, UNPACKED, WEIGHT, WORK, PrepareConfig
+from orchestrator.prepare.config import CLASSES, LABELS, UNPACKED, WEIGHT, WORK, PrepareConfig
 from orchestrator.prepare.cutting import Look
 from orchestrator.prepare.keys import Keys, Words, query_keys, text_keys
 from orchestrator.prepare.merging import HIGH, LOW, merged_in_turn
@@ -202,7 +202,7 @@ class Stages:
                 first += found.num_rows
                 yield found.add_column(0, "id", ids)
 
-        self._write("classes.parquet", tables(), GROUP_ROWS)
+        self._write(CLASSES, tables(), GROUP_ROWS)
 
     @cached_property
     def _files(self) -> Files:
@@ -235,7 +235,7 @@ class Stages:
     @staticmethod
     def path(name: str) -> str:
         """Return the path of a file of a job."""
-        folder = "" if name.split("/")[0] in (*SPLITS, "classes.parquet") else f"{WORK}/"
+        folder = "" if name.split("/")[0] in (*SPLITS, CLASSES) else f"{WORK}/"
         path = f"{folder}{name}"
         return path if path.startswith(UNPACKED) or path.endswith(".parquet") else f"{path}.parquet"
 
